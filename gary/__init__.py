@@ -1,0 +1,1 @@
+"""gary: continues music with MusicGen. The library of the service; it never imports ray."""

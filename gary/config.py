@@ -1,0 +1,112 @@
+"""Every setting of the service, with its unit and its bounds. Unknown keys are refused.
+
+Only `AppArgs` is read from outside (the `args` of a Serve config file); the rest hangs below it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MIB = 1024 * 1024
+
+
+class Config(BaseModel):
+    """Base of all settings: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSpec(Config):
+    """A model that clients may name. What this list does not name is never loaded."""
+
+    name: Annotated[str, Field(min_length=1, description="the name that clients send")]
+    checkpoint: Annotated[
+        str, Field(min_length=1, description="a hub repository, or a directory as audiocraft exports it")
+    ]
+    size: Annotated[str, Field(pattern=r"^[a-z0-9-]+$", description="served by the deployment MusicGen-<size>")]
+    description: Annotated[str | None, Field(description="used where a request brings none")] = None
+    licence: Annotated[str, Field(description="of the weights")] = "CC-BY-NC-4.0"
+
+
+class Limits(Config):
+    """What the service takes from strangers."""
+
+    body_bytes: Annotated[int, Field(gt=0, description="a request's body")] = 160 * MIB
+    download_bytes: Annotated[int, Field(gt=0, description="one fetched source")] = 256 * MIB
+    download_timeout_s: Annotated[float, Field(gt=0, description="wall clock of one fetch")] = 120.0
+    source_duration_s: Annotated[float, Field(gt=0, description="length of a video or track")] = 3 * 3600.0
+    decoded_bytes: Annotated[int, Field(gt=0, description="one clip decoded to float32")] = 512 * MIB
+    ffmpeg_timeout_s: Annotated[float, Field(gt=0, description="wall clock of one ffmpeg run")] = 120.0
+    clip_min_s: Annotated[float, Field(gt=0, description="shorter audio is refused")] = 0.1
+    clips: Annotated[int, Field(gt=0, description="clips in one /combine-audio")] = 64
+    output_max_s: Annotated[float, Field(gt=0, le=30, description="MusicGen's window, prompt included")] = 30.0
+
+
+class SourcesConfig(Config):
+    """Where audio may be fetched from, beyond YouTube and SoundCloud."""
+
+    allow_direct_urls: Annotated[
+        tuple[str, ...],
+        Field(description="host or host:port, exact; a literal private address is allowed only by being listed itself"),
+    ] = ()
+    cookie_file: Annotated[Path | None, Field(description="Netscape cookies for yt-dlp; each job gets a copy")] = None
+
+
+class DatabaseConfig(Config):
+    """MongoDB, or the embedded server that speaks its protocol."""
+
+    uri: Annotated[str | None, Field(description="mongodb://...; None: MONGODB_URI, else the embedded server")] = None
+    name: Annotated[str, Field(min_length=1)] = "gary"
+    data_dir: Annotated[Path, Field(description="of the embedded server; survives restarts")] = Path(".data/database")
+    port: Annotated[int, Field(ge=0, le=65535, description="of the embedded server on 127.0.0.1; 0: any free one")] = 0
+    timeout_s: Annotated[float, Field(gt=0, description="for one operation to find a server")] = 10.0
+
+
+class TasksConfig(Config):
+    """How tasks are worked on and kept."""
+
+    lease_s: Annotated[float, Field(gt=0, description="a worker not heard of for so long has lost its task")] = 15.0
+    max_attempts: Annotated[int, Field(ge=1, description="times a task is begun before it counts as failed")] = 3
+    sweep_s: Annotated[float, Field(gt=0, description="time between two looks for tasks left behind")] = 3.0
+    progress_s: Annotated[float, Field(gt=0, description="least time between two writes of progress")] = 1.0
+    ttl_s: Annotated[float, Field(gt=0, description="finished tasks are kept for")] = 7 * 24 * 3600.0
+
+
+class EngineConfig(Config):
+    """How a model runs."""
+
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: cuda where there is one")] = "auto"
+    threads: Annotated[int, Field(ge=1, description="torch threads of one replica on the CPU")] = 2
+    resident_models: Annotated[int, Field(ge=1, description="checkpoints that one replica keeps loaded")] = 1
+    hub_cache_dir: Annotated[Path | None, Field(description="HF_HOME of the replicas; None: the usual one")] = None
+    hub_offline: Annotated[bool, Field(description="never ask the model hub")] = False
+
+
+class AppArgs(Config):
+    """The arguments of `deployments.app:build`."""
+
+    models: Annotated[tuple[ModelSpec, ...], Field(min_length=1)]
+    default_model: Annotated[str, Field(description="served where a request names none")] = "facebook/musicgen-small"
+    limits: Limits = Limits()
+    sources: SourcesConfig = SourcesConfig()
+    database: DatabaseConfig = DatabaseConfig()
+    tasks: TasksConfig = TasksConfig()
+    engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> AppArgs:
+        names = [model.name for model in self.models]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"models: {doubled} are listed twice")
+        if self.default_model not in names:
+            raise ValueError(f"default_model: {self.default_model!r} is not among the models {names}")
+        return self
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The sizes served, each by one deployment, in the order of the list."""
+        return tuple(dict.fromkeys(model.size for model in self.models))
