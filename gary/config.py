@@ -45,11 +45,14 @@ class Limits(Config):
     output_max_s: Annotated[float, Field(gt=0, le=30, description="MusicGen's window, prompt included")] = 30.0
 
 
+HostAndPort = Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$")]
+
+
 class SourcesConfig(Config):
     """Where audio may be fetched from, beyond YouTube and SoundCloud."""
 
     allow_direct_urls: Annotated[
-        tuple[str, ...],
+        tuple[HostAndPort, ...],
         Field(description="host or host:port, exact; a literal private address is allowed only by being listed itself"),
     ] = ()
     cookie_file: Annotated[Path | None, Field(description="Netscape cookies for yt-dlp; each job gets a copy")] = None
