@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gary.audio.clip import Clip, Samples
+from gary.audio.clip import Clip
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class AudioStretch:
-    """Decoded audio as it comes into being: [C, N] float32 at the engine's rate, from `start_sample` of the answer on.
+    """Decoded audio as it comes into being, at the engine's rate, from `start_sample` of the answer on.
 
     The stretches of one request follow each other without gap or overlap; the first begins at 0 with the prompt
     as the codec renders it.
     """
 
     start_sample: int
-    samples: Samples
+    clip: Clip
 
 
 GenerationEvent = Progress | AudioStretch
@@ -71,7 +71,7 @@ class Engine(Protocol):
     @property
     def channels(self) -> int: ...
 
-    def generate(self, request: GenerationRequest, prompt: Clip | None) -> AsyncIterator[GenerationEvent]:
+    def generate(self, request: GenerationRequest, prompt: Clip | None) -> AsyncGenerator[GenerationEvent, None]:
         """Runs a request; ends after the last stretch. Closing the iterator early aborts the request.
 
         Args:

@@ -1,0 +1,63 @@
+"""`build`: the application as a graph of deployments. The only module that knows them all.
+
+No `from __future__ import annotations` here: Serve reads the type of `args` to validate a config file's arguments.
+"""
+
+import os
+import socket
+from pathlib import Path
+
+from ray.serve import Application
+
+from deployments import conductor, cropper, database, fetcher, ingress, musicgen
+from gary.config import AppArgs, DatabaseConfig, EngineConfig, ModelSpec
+
+
+def build(args: AppArgs) -> Application:
+    """The service. The database is `args.database.uri`, else MONGODB_URI, else an embedded server.
+
+    Relative paths in `args` are taken from the directory that the application is started in.
+    """
+    args = args.model_copy(
+        update={
+            "database": _resolved_database(args.database),
+            "engine": _resolved_engine(args.engine),
+            "models": tuple(_resolved_model(model) for model in args.models),
+        }
+    )
+    embedded = None if args.database.uri else database.deployment.bind(args.database)
+    uri = args.database.uri or f"mongodb://127.0.0.1:{args.database.port}/"
+    fetching = fetcher.deployment.bind(args.limits, args.sources)
+    cropping = cropper.deployment.bind(args.limits)
+    models = {size: _musicgen(args, size) for size in args.sizes}
+    conducting = conductor.deployment.bind(args, uri, fetching, cropping, models, embedded)
+    return ingress.deployment.bind(args, uri, conducting, cropping)
+
+
+def _musicgen(args: AppArgs, size: str) -> Application:
+    models = tuple(model for model in args.models if model.size == size)
+    return musicgen.deployment.options(name=f"MusicGen-{size}").bind(models, args.engine)
+
+
+def _resolved_database(config: DatabaseConfig) -> DatabaseConfig:
+    uri = config.uri or os.environ.get("MONGODB_URI")
+    port = config.port or (_free_port() if uri is None else 0)
+    return config.model_copy(update={"uri": uri, "port": port, "data_dir": config.data_dir.absolute()})
+
+
+def _resolved_engine(config: EngineConfig) -> EngineConfig:
+    if config.hub_cache_dir is None:
+        return config
+    return config.model_copy(update={"hub_cache_dir": config.hub_cache_dir.absolute()})
+
+
+def _resolved_model(model: ModelSpec) -> ModelSpec:
+    """A checkpoint that is a directory here, by its absolute path; any other is a name at the hub."""
+    path = Path(model.checkpoint)
+    return model.model_copy(update={"checkpoint": str(path.absolute())}) if path.is_dir() else model
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

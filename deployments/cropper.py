@@ -1,0 +1,77 @@
+"""Decodes, measures, cuts, joins and encodes audio, on a CPU: the shell around gary.audio.
+
+A method takes values or other deployments' responses, and what it returns lies in the object store: whole clips go
+from here to MusicGen without passing through anybody else.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from ray import serve
+from ray.serve import Deployment
+
+from gary.audio import crop
+from gary.audio.clip import Clip
+from gary.audio.files import decode, encode_mp3, encode_wav
+from gary.audio.loudness import normalise
+from gary.audio.plan import Plan, Source, decode_source, make_plan, take_prompt
+from gary.audio.tempo import warm_up
+from gary.config import Limits
+
+
+class Cropper:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        warm_up()
+
+    async def decode_source(self, data: bytes, start_s: float, prompt_s: float) -> Source:
+        """A fetched source's window around `start_s`; errors as `gary.audio.plan.decode_source`."""
+        return await decode_source(data, start_s, prompt_s, self._limits)
+
+    async def plan(self, source: Source, prompt_s: float, min_s: float, max_s: float) -> Plan:
+        """How long prompt and answer are to be, by the source's tempo."""
+        return await asyncio.to_thread(make_plan, source, prompt_s, min_s, max_s)
+
+    async def take_prompt(self, source: Source, plan: Plan) -> Clip:
+        return take_prompt(source, plan)
+
+    async def decode(self, data: bytes) -> Clip:
+        """A whole upload; errors as `gary.audio.files.decode`."""
+        return await decode(data, self._limits)
+
+    async def tail(self, clip: Clip, length_s: float) -> Clip:
+        return crop.tail(clip, length_s)
+
+    async def encode_generated(self, stretches: Sequence[Clip]) -> tuple[bytes, float]:
+        """WAV bytes and seconds of what MusicGen made: one gain for all of it, so that its seam stays as it is."""
+        return await asyncio.to_thread(lambda: _encoded(normalise(crop.join(stretches))))
+
+    async def encode_continued(self, original: Clip, prompt_s: float, stretches: Sequence[Clip]) -> tuple[bytes, float]:
+        """WAV bytes and seconds of `original` without its last `prompt_s` seconds, then what MusicGen made of those."""
+        return await asyncio.to_thread(lambda: _encoded(crop.splice(original, prompt_s, crop.join(stretches))))
+
+    async def probe(self, data: bytes) -> float:
+        """Seconds of audio in `data`; MediaError where it is none."""
+        return (await decode(data, self._limits)).duration_s
+
+    async def crop_to_mp3(self, data: bytes, start_s: float, end_s: float) -> bytes:
+        return await encode_mp3(crop.crop(await decode(data, self._limits), start_s, end_s))
+
+    async def join_to_mp3(self, clips: Sequence[bytes]) -> bytes:
+        decoded = [await decode(data, self._limits) for data in clips]
+        return await encode_mp3(await asyncio.to_thread(crop.join, decoded))
+
+    async def to_mp3(self, data: bytes) -> bytes:
+        return await encode_mp3(await decode(data, self._limits))
+
+
+def _encoded(clip: Clip) -> tuple[bytes, float]:
+    return encode_wav(clip), clip.duration_s
+
+
+deployment: Deployment = serve.deployment(
+    max_ongoing_requests=8,
+    ray_actor_options={"num_cpus": 0.5},
+    health_check_period_s=2,
+    graceful_shutdown_timeout_s=180,
+)(Cropper)

@@ -1,0 +1,26 @@
+"""Fetches what a link names, on a CPU. The downloader is a process of its own; this replica only waits for it."""
+
+from ray import serve
+from ray.serve import Deployment
+
+from gary.config import Limits, SourcesConfig
+from gary.links import Link
+from gary.sources.fetch import fetch
+
+
+class Fetcher:
+    def __init__(self, limits: Limits, sources: SourcesConfig) -> None:
+        self._limits = limits
+        self._sources = sources
+
+    async def fetch(self, link: Link, start_s: float) -> bytes:
+        """The source's encoded audio, whole; errors as `gary.sources.fetch.fetch`."""
+        return (await fetch(link, start_s, self._limits, self._sources)).data
+
+
+deployment: Deployment = serve.deployment(
+    max_ongoing_requests=8,
+    ray_actor_options={"num_cpus": 0.5},
+    health_check_period_s=2,
+    graceful_shutdown_timeout_s=180,
+)(Fetcher)

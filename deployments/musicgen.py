@@ -1,0 +1,71 @@
+"""One size of MusicGen on one device: a replica holds an engine and streams what it makes.
+
+Nothing of torch crosses a process: requests, progress and samples are plain values.
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from ray import serve
+from ray.serve import Deployment
+
+from gary.audio.clip import Clip
+from gary.config import EngineConfig, ModelSpec
+from gary.engine.request import Engine, GenerationEvent, GenerationRequest
+from gary.engine.shelf import EngineShelf
+
+StartEngine = Callable[[str, EngineConfig], Engine]
+
+
+def start_reference_engine(checkpoint: str, config: EngineConfig) -> Engine:
+    """Loads a checkpoint and warms it up; torch is imported here, in the replica, and nowhere else."""
+    from gary.engine.reference import ReferenceEngine
+
+    return ReferenceEngine.start(checkpoint, config)
+
+
+class MusicGen:
+    """Serves the models of one size; ready once the first of them has made a real forward pass.
+
+    Args:
+        start: loads a checkpoint; blocking.
+    """
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, models: tuple[ModelSpec, ...], config: EngineConfig, start: StartEngine = start_reference_engine
+    ) -> None:
+        self._checkpoints = {model.name: model.checkpoint for model in models}
+        self._shelf = EngineShelf(lambda checkpoint: start(checkpoint, config), config.resident_models)
+        async with self._shelf.use(models[0].checkpoint):
+            pass
+
+    async def generate(
+        self, model: str, request: GenerationRequest, prompt: Clip | None
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Streams progress and audio; cancelling the call aborts the request. Errors as `Engine.generate`.
+
+        Args:
+            model: a name from this deployment's list.
+            prompt: passed as a response, it arrives as read-only shared memory.
+        """
+        async with (
+            self._shelf.use(self._checkpoints[model]) as engine,
+            aclosing(engine.generate(request, prompt)) as events,
+        ):
+            async for event in events:
+                yield event
+
+    def check_health(self) -> None:
+        self._shelf.check_health()
+
+    def __del__(self) -> None:
+        self._shelf.close()
+
+
+deployment: Deployment = serve.deployment(
+    max_ongoing_requests=4,
+    ray_actor_options={"num_cpus": 1},
+    health_check_period_s=2,
+    health_check_timeout_s=30,
+    graceful_shutdown_timeout_s=180,
+)(MusicGen)

@@ -1,0 +1,1 @@
+"""Sounds of known tempo, made by rule: for the demo and for the tests."""

@@ -1,0 +1,83 @@
+"""The service on this machine, as a child process: `serve run` with a Ray of its own, stopped as a whole.
+
+What the demo, `scripts/serve` and people with an editor open have in common.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+
+import httpx
+
+READY_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 40.0
+
+
+@dataclass(frozen=True)
+class LocalService:
+    """A service that answers at `base_url`; its own words go to `log`."""
+
+    base_url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@contextmanager
+def local_service(config: Path, port: int, log: Path) -> Iterator[LocalService]:
+    """Starts the service from a Serve config file, waits until it is live, and stops everything at the end.
+
+    Args:
+        config: its http_options say `port`.
+        log: what Ray and the replicas print.
+
+    Raises:
+        RuntimeError: it ended, or was not live within READY_TIMEOUT_S; the sentence names the log.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # A Ray of our own on loopback needs no token under the home directory, and no word to anybody.
+    env = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"} | os.environ
+    program = str(Path(sys.executable).with_name("serve"))
+    command = [program, "run", "--address", "local", "--app-dir", ".", str(config)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, start_new_session=True
+        )
+    service = LocalService(f"http://127.0.0.1:{port}", process, log)
+    try:
+        _wait_until_live(service)
+        yield service
+    finally:
+        _stop(process)
+
+
+def _wait_until_live(service: LocalService) -> None:
+    deadline_s = monotonic() + READY_TIMEOUT_S
+    while monotonic() < deadline_s:
+        if service.process.poll() is not None:
+            raise RuntimeError(f"the service ended with status {service.process.returncode}; see {service.log}")
+        try:
+            if httpx.get(f"{service.base_url}/health", timeout=5).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:  # not listening yet
+            pass
+        sleep(0.2)
+    raise RuntimeError(f"the service was not live after {READY_TIMEOUT_S:g} s; see {service.log}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Asks as Ctrl-C does; what does not go in time is killed, and its Ray with it."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

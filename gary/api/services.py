@@ -1,0 +1,75 @@
+"""What the API needs of the rest of the house, as one value; deployments.ingress hands it in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gary.config import Limits, ModelSpec, SourcesConfig
+from gary.errors import InvalidInput
+from gary.tasks.store import TaskStore
+
+
+class AudioDesk(Protocol):
+    """Audio work that is answered at once; encoded bytes in, MP3 bytes out.
+
+    Each raises MediaError for bytes that are no audio, TooLarge for too much of it, InvalidInput for a range that
+    cannot be cut.
+    """
+
+    async def probe(self, data: bytes) -> float:
+        """Seconds of audio in `data`."""
+        ...
+
+    async def crop(self, data: bytes, start_s: float, end_s: float) -> bytes: ...
+
+    async def join(self, clips: Sequence[bytes]) -> bytes: ...
+
+    async def to_mp3(self, data: bytes) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Health:
+    """Which parts answer."""
+
+    mongodb: bool
+    pytorch: bool
+    ray: bool
+
+    @property
+    def live(self) -> bool:
+        return self.mongodb and self.pytorch and self.ray
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that a route may reach.
+
+    Attributes:
+        begin: has a task worked on; returns at once.
+        new_seed: a seed for a request that brings none.
+    """
+
+    store: TaskStore
+    audio: AudioDesk
+    begin: Callable[[str], None]
+    health: Callable[[], Awaitable[Health]]
+    new_seed: Callable[[], int]
+    models: tuple[ModelSpec, ...]
+    default_model: str
+    limits: Limits
+    sources: SourcesConfig
+
+    def model(self, name: str | None) -> ModelSpec:
+        """The model of that name; None is the default.
+
+        Raises:
+            InvalidInput: the list does not name it.
+        """
+        wanted = name or self.default_model
+        for model in self.models:
+            if model.name == wanted:
+                return model
+        names = ", ".join(model.name for model in self.models)
+        raise InvalidInput(f"model {wanted[:80]!r} is not served here; choose one of: {names}", "unknown_model")

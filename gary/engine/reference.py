@@ -1,0 +1,237 @@
+"""The reference engine: audiocraft's own `generate`, one request at a time, first come, first served.
+
+The model is touched by one thread alone, from its first pass to its last; the event loop stays free. What an answer
+holds depends on the request and the model, never on what ran before. The batching engine is compared with this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import soxr
+import torch
+
+from gary.audio.clip import Clip, Samples
+from gary.config import EngineConfig
+from gary.engine.admission import ModelLimits, check_prompt_frames, check_request
+from gary.engine.checkpoint import load
+from gary.engine.device import TORCH_TURN, device_faults_translated, pick_device
+from gary.engine.hub import use_hub
+from gary.engine.job import Job
+from gary.engine.request import AudioStretch, GenerationEvent, GenerationParams, GenerationRequest, Progress
+from gary.errors import Aborted, DeviceError, GaryError, InvalidInput, ServerError
+
+if TYPE_CHECKING:
+    from audiocraft.models.musicgen import MusicGen
+
+Report = Callable[[Progress], None]
+
+
+class ReferenceEngine:
+    """Fulfils `gary.engine.request.Engine` with a loaded model, which from now on belongs to the engine's thread."""
+
+    def __init__(self, model: MusicGen) -> None:
+        self._model: MusicGen | None = model
+        self._limits = _limits(model)
+        self._jobs: dict[str, Job] = {}
+        self._fault: str | None = None
+        self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
+
+    @classmethod
+    def start(cls, checkpoint: str, config: EngineConfig) -> ReferenceEngine:
+        """Loads a checkpoint and makes a first short answer with it; blocking.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be loaded.
+            DeviceError: the device is missing, failed or has no room.
+        """
+        use_hub(config.hub_cache_dir, config.hub_offline)
+        torch.set_num_threads(config.threads)
+        engine = cls(load(checkpoint, pick_device(config)))
+        try:
+            engine.warm_up()
+        except GaryError:
+            engine.close()
+            raise
+        return engine
+
+    @property
+    def sample_rate_hz(self) -> int:
+        return self._limits.sample_rate_hz
+
+    @property
+    def channels(self) -> int:
+        return self._limits.channels
+
+    def warm_up(self) -> None:
+        """Makes a fifth of a second from a description and half as long a prompt; blocking, not for an event loop.
+
+        Raises:
+            ServerError: the model does not run; DeviceError where the device is to blame.
+        """
+        prompt = Clip(np.zeros((1, self.sample_rate_hz // 10), np.float32), self.sample_rate_hz)
+        request = GenerationRequest(id="warm-up", duration_s=0.2, seed=0, description="drums")
+        self._decoder.submit(self._decode, request, prompt, lambda _: None).result()
+
+    async def generate(self, request: GenerationRequest, prompt: Clip | None) -> AsyncGenerator[GenerationEvent, None]:
+        """Runs a request when its turn comes; see `Engine.generate`. The answer comes as one stretch.
+
+        Raises:
+            InvalidInput: the request or its prompt is out of range, or a request of this id is under way.
+            Aborted: `abort` or `close` was called.
+            DeviceError: the device failed; the engine is unhealthy from now on.
+            ServerError: the model failed at this request; others are not affected.
+        """
+        self.check_health()
+        check_request(request, prompt, self._limits)
+        job = self._admit(request.id)
+        decoded = self._decoder.submit(self._decode, request, prompt, job.report)
+        decoded.add_done_callback(lambda _: job.ring())
+        try:
+            running = True
+            while running:
+                await job.rung()
+                running = not decoded.done()  # before the progress is taken, so that none is missed
+                if (progress := job.take_progress()) is not None:
+                    yield progress
+            yield AudioStretch(0, Clip(decoded.result(), self.sample_rate_hz))
+        finally:
+            del self._jobs[request.id]
+            job.abort()
+            decoded.cancel()
+
+    def abort(self, request_id: str) -> bool:
+        """Gives a request up, waiting or running; False where none has this id. From any thread."""
+        job = self._jobs.get(request_id)
+        if job is None:
+            return False
+        job.abort()
+        return True
+
+    def check_health(self) -> None:
+        """Raises DeviceError when the device has failed: it stays so for the engine's life."""
+        if self._fault is not None:
+            raise DeviceError(self._fault)
+
+    def close(self) -> None:
+        """Aborts all requests, waits for the decode thread's current step, and frees the model."""
+        for job in list(self._jobs.values()):
+            job.abort()
+        self._decoder.shutdown(wait=True, cancel_futures=True)
+        self._model = None
+
+    def _admit(self, request_id: str) -> Job:
+        if self._model is None:
+            raise Aborted("the engine is closed")
+        if request_id in self._jobs:
+            raise InvalidInput(f"a request {request_id} is already under way")
+        job = self._jobs[request_id] = Job(request_id)
+        return job
+
+    # ---- in the decode thread ----
+
+    def _decode(self, request: GenerationRequest, prompt: Clip | None, report: Report) -> Samples:
+        """Makes an answer, [C, N] float32; whatever goes wrong leaves here as one of our errors."""
+        try:
+            with TORCH_TURN, device_faults_translated():
+                return self._run(request, prompt, report)
+        except DeviceError as error:
+            self._fault = error.message
+            raise
+        except GaryError:
+            raise
+        except Exception as error:
+            raise ServerError(f"the model failed at the request {request.id}: {error}") from error
+
+    def _run(self, request: GenerationRequest, prompt: Clip | None, report: Report) -> Samples:
+        model = self._model
+        assert model is not None, "the decode thread ends before the model is freed"
+        limits = self._limits
+        length_samples = limits.samples(request.duration_s)
+        answer_frames = limits.frames(length_samples)
+        wave = None if prompt is None else _at_rate(prompt, limits.sample_rate_hz)  # [C, N]
+        prompt_frames = 0
+        if wave is not None:
+            prompt_frames = limits.frames(wave.shape[-1])
+            check_prompt_frames(prompt_frames, answer_frames, limits)
+
+        meter = _FrameMeter(prompt_frames, answer_frames, limits.window_frames, report)
+        model.set_custom_progress_callback(meter)
+        _set_params(model, request.params, answer_frames, limits)
+        descriptions: list[Any] = [request.description or None]  # audiocraft takes None, its annotation does not
+        torch.manual_seed(request.seed)
+        if wave is None:
+            made = model.generate(descriptions, progress=True)
+        else:
+            made = model.generate_continuation(wave, limits.sample_rate_hz, descriptions, progress=True)
+        audio = cast(torch.Tensor, made)  # [B, C, N]
+        samples = audio[0, :, :length_samples].float().cpu().numpy().copy()  # [C, N]
+        assert samples.shape == (limits.channels, length_samples), f"{samples.shape}: the codec lost samples"
+        return samples
+
+
+class _FrameMeter:
+    """audiocraft's progress callback, in finished frames.
+
+    It counts steps, and from anew in each window; a window has a few steps more than frames, as the last codebook of a
+    frame comes that much later than the first (the codebooks' pattern decides).
+    """
+
+    def __init__(self, prompt_frames: int, answer_frames: int, window_frames: int, report: Report) -> None:
+        self._total = answer_frames - prompt_frames
+        self._first_window = min(answer_frames, window_frames) - prompt_frames
+        self._report = report
+        self._lag_steps: int | None = None
+        self._before = 0  # frames made in earlier windows
+        self._step = 0  # in this window
+        report(Progress(0, self._total))
+
+    def __call__(self, _: int, window_steps: int) -> None:
+        if self._lag_steps is None:
+            self._lag_steps = window_steps - self._first_window
+        self._step += 1
+        done = self._before + max(0, self._step - self._lag_steps)
+        if self._step == window_steps:
+            self._before, self._step = done, 0
+        self._report(Progress(done, self._total))
+
+
+def _limits(model: MusicGen) -> ModelLimits:
+    frame_rate_hz = model.frame_rate
+    return ModelLimits(
+        sample_rate_hz=model.sample_rate,
+        channels=model.audio_channels,
+        frame_samples=round(model.sample_rate / frame_rate_hz),
+        window_frames=int(model.max_duration * frame_rate_hz),
+        codebook_size=model.lm.card,
+    )
+
+
+def _set_params(model: MusicGen, params: GenerationParams, answer_frames: int, limits: ModelLimits) -> None:
+    """Hands the parameters to the model, which keeps them: only one request runs at a time."""
+    beyond = answer_frames > limits.window_frames
+    # audiocraft cuts duration * frame_rate down to whole frames: the half keeps a quotient from losing one.
+    duration_s = (answer_frames + 0.5) / model.frame_rate
+    model.set_generation_params(
+        use_sampling=params.use_sampling,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        temperature=params.temperature,
+        cfg_coef=params.cfg_coef,
+        duration=duration_s if beyond else min(duration_s, model.max_duration),
+        extend_stride=params.extend_stride_s if beyond else model.max_duration / 2,  # checked even where unused
+    )
+
+
+def _at_rate(prompt: Clip, rate_hz: int) -> torch.Tensor:
+    """A prompt's samples at the model's rate, [C, N], in memory of their own: a clip's array may be read-only.
+
+    Not left to audiocraft: its resampler's kernel grows with the product of the two rates (5 GB for 44.1 kHz less one).
+    """
+    samples = prompt.samples  # [C, N]
+    if prompt.rate_hz != rate_hz:
+        samples = soxr.resample(samples.T, prompt.rate_hz, rate_hz).T
+    return torch.from_numpy(np.array(samples, dtype=np.float32, order="C"))

@@ -1,0 +1,78 @@
+"""Which checkpoints a replica holds: loaded once, kept while there is room, never taken from under a request.
+
+Serve's own multiplexing evicts models in use; here a request holds the engine that it uses, and only idle ones go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from gary.engine.request import Engine
+
+
+class EngineShelf:
+    """Engines by checkpoint, the least recently used first.
+
+    Args:
+        start: loads a checkpoint; blocking, run in a thread, one at a time.
+        capacity: engines held at once; a request for one more waits until another is idle.
+    """
+
+    def __init__(self, start: Callable[[str], Engine], capacity: int) -> None:
+        self._start = start
+        self._capacity = capacity
+        self._engines: dict[str, asyncio.Future[Engine]] = {}
+        self._users: Counter[str] = Counter()
+        self._idle = asyncio.Condition()
+
+    @asynccontextmanager
+    async def use(self, checkpoint: str) -> AsyncIterator[Engine]:
+        """Lends the engine of a checkpoint, loading it first where needed.
+
+        Raises:
+            CheckpointError: it cannot be loaded; the next request tries again.
+        """
+        future = await self._reserve(checkpoint)
+        try:
+            yield await asyncio.shield(future)
+        finally:
+            async with self._idle:
+                self._users[checkpoint] -= 1
+                if future.done() and (future.cancelled() or future.exception()):
+                    self._engines.pop(checkpoint, None)
+                self._idle.notify_all()
+
+    async def _reserve(self, checkpoint: str) -> asyncio.Future[Engine]:
+        async with self._idle:
+            await self._idle.wait_for(lambda: checkpoint in self._engines or self._make_room())
+            future = self._engines.pop(checkpoint, None)
+            if future is None:
+                future = asyncio.ensure_future(asyncio.to_thread(self._start, checkpoint))
+            self._engines[checkpoint] = future  # last is the most recently used
+            self._users[checkpoint] += 1
+            return future
+
+    def _make_room(self) -> bool:
+        """Closes idle engines, the least recently used first, until one more fits."""
+        for name in [name for name in self._engines if not self._users[name]]:
+            if len(self._engines) < self._capacity:
+                break
+            self._engines.pop(name).result().close()
+        return len(self._engines) < self._capacity
+
+    def check_health(self) -> None:
+        """Raises DeviceError where an engine cannot serve any more."""
+        for engine in self._loaded():
+            engine.check_health()
+
+    def close(self) -> None:
+        """Closes every engine; requests under way end with Aborted."""
+        for engine in self._loaded():
+            engine.close()
+        self._engines.clear()
+
+    def _loaded(self) -> list[Engine]:
+        return [future.result() for future in self._engines.values() if future.done() and not future.exception()]

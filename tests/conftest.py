@@ -1,0 +1,33 @@
+"""What several parts share: one Ray, one service and one media server for the whole session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.media import MediaServer, media_server
+
+
+@pytest.fixture(scope="session")
+def media() -> Iterator[MediaServer]:
+    with media_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ray_running() -> Iterator[None]:
+    from tests.running import ray_session
+
+    with ray_session():
+        yield
+
+
+@pytest.fixture(scope="session")
+def service(ray_running: None, media: MediaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:  # noqa: F821
+    from tests.running import running_service
+
+    data_dir: Path = tmp_path_factory.mktemp("database")
+    with running_service(media, data_dir) as running:
+        yield running

@@ -1,0 +1,69 @@
+"""The whole service for a test session: a Ray of its own, HTTP on a free port, everything real but the weights."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+from ray import serve
+
+from deployments.app import build
+from gary.config import AppArgs
+from tests.media import MediaServer
+
+ROOT = Path(__file__).parents[1]
+APP_NAME = "gary"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service under test."""
+
+    base_url: str
+    args: AppArgs
+    media: MediaServer
+
+
+def app_args(media: MediaServer, data_dir: Path, **changes: Any) -> AppArgs:
+    """The arguments of serve_config.dev.yaml, with the tests' media server allowed and a database of their own."""
+    args = yaml.safe_load((ROOT / "serve_config.dev.yaml").read_text())["applications"][0]["args"]
+    args["sources"] = {"allow_direct_urls": [media.host]}
+    args["database"] = {"data_dir": str(data_dir)}
+    args["engine"]["threads"] = 1
+    return AppArgs.model_validate(args | changes)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Starts Ray; more CPUs are declared than there are, since most replicas idle."""
+    ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False, namespace="tests")
+    try:
+        yield
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+@contextmanager
+def running_service(media: MediaServer, data_dir: Path) -> Iterator[Running]:
+    """Deploys the service on the Ray of this session and waits until it is up."""
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 120})
+    args = app_args(media, data_dir, tasks={"lease_s": 4.0, "sweep_s": 1.0, "progress_s": 0.1})
+    serve.run(build(args), name=APP_NAME)
+    try:
+        yield Running(f"http://127.0.0.1:{port}", args, media)
+    finally:
+        serve.delete(APP_NAME)
