@@ -73,5 +73,6 @@ deployment: Deployment = serve.deployment(
     max_ongoing_requests=8,
     ray_actor_options={"num_cpus": 0.5},
     health_check_period_s=2,
+    graceful_shutdown_wait_loop_s=0.2,
     graceful_shutdown_timeout_s=180,
 )(Cropper)

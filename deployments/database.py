@@ -34,5 +34,6 @@ deployment: Deployment = serve.deployment(
     ray_actor_options={"num_cpus": 0},
     health_check_period_s=2,
     health_check_timeout_s=10,
+    graceful_shutdown_wait_loop_s=0.2,
     graceful_shutdown_timeout_s=20,
 )(Database)

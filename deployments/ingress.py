@@ -112,5 +112,6 @@ deployment: Deployment = serve.deployment(
     max_ongoing_requests=200,
     ray_actor_options={"num_cpus": 0.5},
     health_check_period_s=1,
+    graceful_shutdown_wait_loop_s=0.2,
     graceful_shutdown_timeout_s=60,
 )(serve.ingress()(Ingress))

@@ -24,9 +24,9 @@ class EngineShelf:
     def __init__(self, start: Callable[[str], Engine], capacity: int) -> None:
         self._start = start
         self._capacity = capacity
-        self._engines: dict[str, asyncio.Future[Engine]] = {}
+        self._engines: dict[str, asyncio.Task[Engine]] = {}  # least recently used first; some still loading
         self._users: Counter[str] = Counter()
-        self._idle = asyncio.Condition()
+        self._changed = asyncio.Condition()
 
     @asynccontextmanager
     async def use(self, checkpoint: str) -> AsyncIterator[Engine]:
@@ -35,29 +35,36 @@ class EngineShelf:
         Raises:
             CheckpointError: it cannot be loaded; the next request tries again.
         """
-        future = await self._reserve(checkpoint)
+        loading = await self._reserve(checkpoint)
         try:
-            yield await asyncio.shield(future)
+            yield await asyncio.shield(loading)
         finally:
-            async with self._idle:
+            async with self._changed:
                 self._users[checkpoint] -= 1
-                if future.done() and (future.cancelled() or future.exception()):
-                    self._engines.pop(checkpoint, None)
-                self._idle.notify_all()
+                self._changed.notify_all()
 
-    async def _reserve(self, checkpoint: str) -> asyncio.Future[Engine]:
-        async with self._idle:
-            await self._idle.wait_for(lambda: checkpoint in self._engines or self._make_room())
-            future = self._engines.pop(checkpoint, None)
-            if future is None:
-                future = asyncio.ensure_future(asyncio.to_thread(self._start, checkpoint))
-            self._engines[checkpoint] = future  # last is the most recently used
+    async def _reserve(self, checkpoint: str) -> asyncio.Task[Engine]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: checkpoint in self._engines or self._make_room())
+            loading = self._engines.pop(checkpoint, None) or asyncio.create_task(self._load(checkpoint))
+            self._engines[checkpoint] = loading
             self._users[checkpoint] += 1
-            return future
+            return loading
+
+    async def _load(self, checkpoint: str) -> Engine:
+        """Goes on where whoever asked has given up: the next one may want it."""
+        try:
+            return await asyncio.to_thread(self._start, checkpoint)
+        except BaseException:
+            del self._engines[checkpoint]
+            raise
+        finally:
+            async with self._changed:
+                self._changed.notify_all()
 
     def _make_room(self) -> bool:
         """Closes idle engines, the least recently used first, until one more fits."""
-        for name in [name for name in self._engines if not self._users[name]]:
+        for name in [name for name, task in self._engines.items() if task.done() and not self._users[name]]:
             if len(self._engines) < self._capacity:
                 break
             self._engines.pop(name).result().close()
@@ -75,4 +82,4 @@ class EngineShelf:
         self._engines.clear()
 
     def _loaded(self) -> list[Engine]:
-        return [future.result() for future in self._engines.values() if future.done() and not future.exception()]
+        return [task.result() for task in self._engines.values() if task.done()]

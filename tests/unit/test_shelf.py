@@ -117,6 +117,27 @@ async def test_a_load_does_not_hold_up_those_who_finish() -> None:
     await loading
 
 
+async def test_whoever_gives_up_on_a_load_leaves_it_usable() -> None:
+    """A load whose only user was cancelled goes on, and its place can be had again once it is done."""
+    release = threading.Event()
+
+    def slow(checkpoint: str) -> IdleEngine:
+        assert release.wait(10)
+        return IdleEngine(checkpoint)
+
+    shelf = EngineShelf(slow, 1)
+    asking = asyncio.create_task(shelf.use("a").__aenter__())
+    await asyncio.sleep(0.01)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    other = asyncio.create_task(shelf.use("b").__aenter__())
+    shelf.check_health()
+    release.set()
+    async with asyncio.timeout(5):
+        await other
+
+
 async def test_health_is_that_of_all() -> None:
     loader = Loader()
     shelf = EngineShelf(loader, 2)
