@@ -1,0 +1,207 @@
+"""What a task is: values and the table of its legal steps. No database, no clock, no I/O.
+
+A task is one piece of music that a client wished for; its id stays while jobs come and go (`/continue` gives the same
+task a new one). Two numbers tell workers apart. `attempts` counts how often the present job was begun. `fence` only
+ever rises, with each claim, restart and cancellation: a worker whose claim carries an older fence has lost the task,
+and whatever it writes is refused.
+
+    queued ──► fetching ──► generating ──► encoding ──► completed, failed, cancelled
+      ▲            ▲             │             │                     │
+      │            └─────────────┴─────────────┤ next claim, where   │
+      │                                        │ the lease ran out   │
+      └────────────────────────────────────────┴─────────────────────┘
+                                  release              restart
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from gary.errors import FatalError, GaryError
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    FETCHING = "fetching"
+    GENERATING = "generating"
+    ENCODING = "encoding"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+WORKING = frozenset({Status.FETCHING, Status.GENERATING, Status.ENCODING})
+UNFINISHED = WORKING | {Status.QUEUED}
+
+_ANY_TIME = frozenset({Status.QUEUED, Status.FETCHING, Status.FAILED, Status.CANCELLED})
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    Status.QUEUED: _ANY_TIME,
+    Status.FETCHING: _ANY_TIME | {Status.GENERATING},
+    # A step to the status that a task has already is legal: the answer to the first one may have been lost.
+    Status.GENERATING: _ANY_TIME | {Status.GENERATING, Status.ENCODING},
+    Status.ENCODING: _ANY_TIME | {Status.ENCODING, Status.COMPLETED},
+    Status.COMPLETED: frozenset({Status.QUEUED}),
+    Status.FAILED: frozenset({Status.QUEUED}),
+    Status.CANCELLED: frozenset({Status.QUEUED}),
+}
+
+
+def check_transition(old: Status, new: Status) -> None:
+    """Raises FatalError (code `illegal_transition`) unless a task may go from `old` to `new`."""
+    if new not in TRANSITIONS[old]:
+        raise FatalError(f"a task that is {old} cannot become {new}", "illegal_transition")
+
+
+def sources_of(new: Status) -> frozenset[Status]:
+    """The statuses from which `new` may be reached."""
+    return frozenset(old for old, reached in TRANSITIONS.items() if new in reached)
+
+
+class Value(BaseModel):
+    """Base of all values here: unknown keys are errors, values do not change, numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Id = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
+FactName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+Facts = dict[FactName, JsonValue]
+
+
+class Sampling(Value):
+    """How tokens are drawn; the names are those of the engine's parameters."""
+
+    top_k: Annotated[int, Field(ge=0)] = 250
+    top_p: Annotated[float, Field(ge=0, le=1, description="above 0 it overrides top_k")] = 0.0
+    temperature: Annotated[float, Field(ge=0, description="0 is greedy")] = 1.0
+    cfg_coef: Annotated[float, Field(ge=0, description="guidance; 1 is none")] = 3.0
+
+
+class _Music(Value):
+    """What both kinds of job say.
+
+    Attributes:
+        url: the link as the client sent it.
+        start_s: where in the linked audio the prompt begins.
+        prompt_s: length of the prompt.
+    """
+
+    url: Annotated[str, Field(min_length=1)]
+    start_s: Annotated[float, Field(ge=0)] = 0.0
+    model: Annotated[str, Field(min_length=1)]
+    prompt_s: Annotated[float, Field(gt=0)]
+    description: str | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    sampling: Sampling = Sampling()
+
+
+class GenerateJob(_Music):
+    """Continue the audio of a link to a whole number of bars between `min_s` and `max_s`, prompt included.
+
+    Attributes:
+        link: where the audio is fetched from: `url` in its canonical form.
+        site: the kind of source that `link` is.
+    """
+
+    kind: Literal["generate"] = "generate"
+    link: Annotated[str, Field(min_length=1)]
+    site: Literal["youtube", "soundcloud", "direct"]
+    min_s: Annotated[float, Field(gt=0)]
+    max_s: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> Self:
+        if self.min_s > self.max_s:
+            raise ValueError(f"min_s {self.min_s:g} is over max_s {self.max_s:g}")
+        return self
+
+
+class ContinueJob(_Music):
+    """Continue the last `prompt_s` of the task's upload to `length_s` in all; `url` tells where the music came from."""
+
+    kind: Literal["continue"] = "continue"
+    length_s: Annotated[float, Field(gt=0)]
+
+
+Job = Annotated[GenerateJob | ContinueJob, Field(discriminator="kind")]
+
+
+class AudioFile(Value):
+    """A file of the task store."""
+
+    file_id: Id
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class Lease(Value):
+    """Who works on a task, and until when (by the database server's clock) it counts as alive without being heard."""
+
+    owner: Annotated[str, Field(min_length=1)]
+    until: datetime
+
+
+class TaskError(Value):
+    """Why something failed: a stable word for programs and a sentence for people."""
+
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, error: GaryError) -> TaskError:
+        return cls(code=error.code, message=error.message)
+
+
+class Task(Value):
+    """A task as it stood when it was read.
+
+    Attributes:
+        created_at, queued_at: when the task came, and when its present job came; by the database server's clock.
+        progress: 0 to 1, of the present attempt.
+        error: why it failed.
+        setback: why the latest attempt was released, where the worker said so.
+        upload: the audio that a ContinueJob goes on from.
+        result: what a completed task made.
+        facts: small values that are found out on the way, such as tempo_bpm, bars, duration_s, title.
+        expires_at: when a finished task is forgotten; None while unfinished.
+    """
+
+    id: Id
+    status: Status
+    job: Job
+    created_at: datetime
+    queued_at: datetime
+    attempts: Annotated[int, Field(ge=0)] = 0
+    fence: Annotated[int, Field(ge=0)] = 0
+    lease: Lease | None = None
+    progress: Annotated[float, Field(ge=0, le=1)] = 0.0
+    error: TaskError | None = None
+    setback: TaskError | None = None
+    upload: AudioFile | None = None
+    result: AudioFile | None = None
+    facts: Facts = {}
+    expires_at: datetime | None = None
+
+    @property
+    def file_ids(self) -> tuple[str, ...]:
+        """The files that this task refers to."""
+        return tuple(file.file_id for file in (self.upload, self.result) if file is not None)
+
+    def is_claimable(self, now: datetime) -> bool:
+        """Whether it waits for a worker, or its worker has not been heard of for a whole lease."""
+        if self.status in WORKING:
+            return self.lease is None or self.lease.until < now
+        return self.status is Status.QUEUED
+
+
+class Claim(Value):
+    """What a worker holds: the task as it claimed it, whose fence every write of the worker must show."""
+
+    task: Task
+
+    @property
+    def fence(self) -> int:
+        return self.task.fence
