@@ -55,14 +55,16 @@ class Cropper:
         return (await decode(data, self._limits)).duration_s
 
     async def crop_to_mp3(self, data: bytes, start_s: float, end_s: float) -> bytes:
-        return await encode_mp3(crop.crop(await decode(data, self._limits), start_s, end_s))
+        clip = crop.crop(await decode(data, self._limits), start_s, end_s)
+        return await encode_mp3(clip, self._limits)
 
     async def join_to_mp3(self, clips: Sequence[bytes]) -> bytes:
         decoded = [await decode(data, self._limits) for data in clips]
-        return await encode_mp3(await asyncio.to_thread(crop.join, decoded))
+        joined = await asyncio.to_thread(crop.join, decoded, self._limits.decoded_bytes)
+        return await encode_mp3(joined, self._limits)
 
     async def to_mp3(self, data: bytes) -> bytes:
-        return await encode_mp3(await decode(data, self._limits))
+        return await encode_mp3(await decode(data, self._limits), self._limits)
 
 
 def _encoded(clip: Clip) -> tuple[bytes, float]:

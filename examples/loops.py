@@ -115,6 +115,8 @@ def _pluck_bars(mix: Signal, bpm: float, bars: int, swing: float, rate_hz: int, 
     root_hz = 4 * float(random.choice(_ROOTS_HZ))
     step_s = 60.0 / bpm / 4
     strummed = random.random() < 0.5
+    place = random.uniform(0.15, 0.3)  # where on its length a string is plucked
+    strings: dict[float, Signal] = {}
     for bar in range(bars):
         chord_hz = [root_hz * 2 ** (semitone / 12) for semitone in _CHORDS[bar % len(_CHORDS)]]
         for step in range(0, STEPS, 2):
@@ -125,7 +127,9 @@ def _pluck_bars(mix: Signal, bpm: float, bars: int, swing: float, rate_hz: int, 
                 notes_hz = [chord_hz[0] / 2, *notes_hz]
             for string, note_hz in enumerate(notes_hz):
                 at_s = _time_s(bar, step, step_s, swing, 8) + 0.006 * string + random.normal(0.0, 0.003)
-                _add(mix, level * _string(note_hz, 6 * step_s, rate_hz, random), at_s, rate_hz)
+                if note_hz not in strings:
+                    strings[note_hz] = _string(note_hz, place, 6 * step_s, rate_hz)
+                _add(mix, level * strings[note_hz], at_s, rate_hz)
 
 
 def _time_s(bar: int, step: int, step_s: float, swing: float, swung: int) -> float:
@@ -139,8 +143,10 @@ def _time_s(bar: int, step: int, step_s: float, swing: float, swung: int) -> flo
 
 def _add(mix: Signal, sound: Signal, at_s: float, rate_hz: int) -> None:
     """Adds a sound to the loop; what rings beyond the end sounds at the beginning, as in a loop that repeats."""
-    index = (round(at_s * rate_hz) + np.arange(len(sound))) % len(mix)
-    np.add.at(mix, index, sound)
+    start = round(at_s * rate_hz) % len(mix)
+    before_end = len(mix) - start
+    mix[start : start + len(sound)] += sound[:before_end]
+    mix[: max(0, len(sound) - before_end)] += sound[before_end:]
 
 
 def _times(duration_s: float, rate_hz: int) -> Signal:
@@ -175,12 +181,11 @@ def _bass(root_hz: float, duration_s: float, rate_hz: int, random: np.random.Gen
     return np.asarray(tone * np.minimum(1.0, t / 0.005) * np.exp(-t / (0.6 * duration_s)))
 
 
-def _string(note_hz: float, duration_s: float, rate_hz: int, random: np.random.Generator) -> Signal:
+def _string(note_hz: float, place: float, duration_s: float, rate_hz: int) -> Signal:
     """A plucked string: harmonics that die the sooner the higher they are."""
     t = _times(duration_s, rate_hz)
-    pluck = random.uniform(0.15, 0.3)  # where on the string
     tone = np.zeros(len(t))
     for k in range(1, 13):
         if k * note_hz < 0.45 * rate_hz:
-            tone += np.sin(np.pi * k * pluck) / k * np.sin(2 * np.pi * k * note_hz * t) * np.exp(-t * k * 1.5)
+            tone += np.sin(np.pi * k * place) / k * np.sin(2 * np.pi * k * note_hz * t) * np.exp(-t * k * 1.5)
     return tone * np.minimum(1.0, t / 0.002)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.media import MediaServer, media_server
+
+if TYPE_CHECKING:
+    from tests.running import Running
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +29,7 @@ def ray_running() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def service(ray_running: None, media: MediaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:  # noqa: F821
+def service(ray_running: None, media: MediaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     from tests.running import running_service
 
     data_dir: Path = tmp_path_factory.mktemp("database")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray._private.state
 import yaml
 from ray import serve
 
@@ -67,3 +68,9 @@ def running_service(media: MediaServer, data_dir: Path) -> Iterator[Running]:
         yield Running(f"http://127.0.0.1:{port}", args, media)
     finally:
         serve.delete(APP_NAME)
+
+
+def replica_pids(deployment: str) -> list[int]:
+    """Processes of a deployment's living replicas. Ray's public way to ask needs the dashboard, so not this one."""
+    actors = ray._private.state.actors(actor_state_name="ALIVE")
+    return [actor["Pid"] for actor in actors.values() if f"#{deployment}#" in actor["Name"]]

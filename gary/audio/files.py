@@ -178,7 +178,7 @@ async def _decode_file(
     ffmpeg cuts at whole seconds, which are whole samples at any rate; the rest is cut from the samples.
     """
     first_s = math.floor(start_s)
-    # Samples are counted, not dated: containers round their time stamps.
+    # Samples are counted, not dated: time stamps may be rounded, jump, or begin late.
     trim = f"asetpts=N/SR/TB,atrim=start={first_s}"
     if length_s is not None:
         trim += f":end={math.ceil(start_s + length_s) + 1}"

@@ -14,8 +14,7 @@ from gary.audio.clip import Clip
 from gary.audio.files import encode_wav
 from gary.config import EngineConfig, Limits, ModelSpec
 from gary.engine.request import AudioStretch, GenerationEvent, GenerationRequest
-from tests.faults.test_replicas_die import replica_pids
-from tests.running import Running
+from tests.running import Running, replica_pids
 
 
 class LookingEngine:

@@ -7,13 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
-import ray
-from ray.util.state import list_actors
 
 from examples.loops import make_loop
 from gary.audio.clip import Clip
 from gary.audio.files import encode_wav
-from tests.running import Running
+from tests.running import Running, replica_pids
 
 TIMEOUT_S = 120.0
 
@@ -29,12 +27,6 @@ def song(service: Running) -> str:
     return service.media.put("/fault.wav", encode_wav(Clip(loop[None], 44_100)))
 
 
-def replica_pids(deployment: str) -> list[int]:
-    """Processes of a deployment's living replicas."""
-    actors = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
-    return [actor.pid for actor in actors if actor.pid and f"#{deployment}#" in (actor.name or "")]
-
-
 def _until(condition: Any, what: str) -> Any:
     deadline_s = monotonic() + TIMEOUT_S
     while monotonic() < deadline_s:
@@ -47,7 +39,6 @@ def _until(condition: Any, what: str) -> Any:
 @pytest.mark.parametrize("victim", ["MusicGen-tiny", "Conductor"])
 def test_killed_in_mid_generation(http: httpx.Client, song: str, victim: str) -> None:
     """The task was generating when its worker died; it is completed by another attempt."""
-    assert ray.is_initialized()
     (before,) = _until(lambda: replica_pids(victim), f"a replica of {victim}")
     task_id = http.post("/generate", json={"url": song, "currentTime": 1, "duration": "28-30"}).json()["task_id"]
     _until(lambda: http.get(f"/progress/{task_id}").json()["progress"] > 0, "progress")

@@ -52,7 +52,7 @@ def deployment_names(app: Application) -> set[str]:
         node = pending.pop()
         if isinstance(node, Application):
             names.add(node._bound_deployment.name)
-            pending += [*node._bound_deployment.init_args, *node._bound_deployment.init_kwargs.values()]
+            pending += node._bound_deployment.init_args
         elif isinstance(node, dict):
             pending += node.values()
     return names

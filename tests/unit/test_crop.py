@@ -113,7 +113,7 @@ def test_resampling_keeps_the_sound_in_place() -> None:
 
 
 def test_channels() -> None:
-    """Mono is copied, many become mono as their mean, 5.1 becomes stereo: it cannot clip, and lacks its bass channel."""
+    """Mono is copied, many become mono as their mean, 5.1 becomes stereo: no clipping, no bass channel."""
     mono = noise(1)
     assert np.array_equal(with_channels(mono, 3).samples, np.repeat(mono.samples, 3, axis=0))
     six = noise(6)

@@ -27,8 +27,8 @@ RATE_HZ = 44_100
 SUBTYPES = {"PCM_U8": 2**-7, "PCM_16": 2**-15, "PCM_24": 2**-23, "PCM_32": 2**-23, "FLOAT": 1e-7, "DOUBLE": 1e-7}
 
 
-def chord(duration_s: float = 1.0, rate_hz: int = RATE_HZ, channels: int = 2, hz: float = 330.0) -> Clip:
-    """A different tone in each channel, so that channels that change places are found."""
+def chord(duration_s: float = 1.0, rate_hz: int = RATE_HZ, channels: int = 2, hz: float = 331.7) -> Clip:
+    """A different tone in each channel, of no period that divides a second, so that nothing can be moved unseen."""
     time_s = np.arange(round(duration_s * rate_hz)) / rate_hz
     rows = [0.5 * np.sin(2 * np.pi * hz * (1 + channel / 3) * time_s) for channel in range(channels)]
     return Clip(np.array(rows, np.float32), rate_hz)
@@ -139,6 +139,14 @@ async def test_a_stretch_is_the_slice_of_the_whole(name: str, tmp_path: Path) ->
         start = round(start_s * whole.rate_hz)
         expected = whole.samples[:, start : start + round(length_s * whole.rate_hz)]
         assert np.array_equal(stretch.samples, expected), (start_s, length_s)
+
+
+async def test_samples_are_counted_not_dated(tmp_path: Path) -> None:
+    """Where the sound of a video sets in late, a stretch is still the slice of the whole."""
+    late = ["-f", "lavfi", "-i", "color=s=32x32:d=5", "-c:v", "mpeg4", "-c:a", "pcm_s16le", "-af", "asetpts=PTS+0.5/TB"]
+    data = transcoded(chord(4.0), tmp_path, *late, name="a.mkv")
+    whole, stretch = await decode(data, LIMITS), await decode(data, LIMITS, 2.0, 1.0)
+    assert np.array_equal(stretch.samples, whole.samples[:, 2 * RATE_HZ : 3 * RATE_HZ])
 
 
 async def test_the_audio_of_a_video_is_taken(tmp_path: Path) -> None:
