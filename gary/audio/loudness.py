@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pyloudnorm
 
 from gary.audio.clip import Clip
 
@@ -21,6 +20,8 @@ def loudness_lufs(clip: Clip) -> float | None:
     A clip shorter than the standard's block of 400 ms is measured as one block of its own length. The standard weighs
     five channels: of six and more, the low-frequency channel and those beyond 5.1 do not count.
     """
+    import pyloudnorm  # here, since it brings all of scipy.signal: over a second that most processes need not spend
+
     if clip.duration_s < _SHORTEST_S:
         return None
     channels = clip.samples if clip.channels <= 5 else clip.samples[[0, 1, 2, 4, 5]]

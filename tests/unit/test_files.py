@@ -378,11 +378,14 @@ def test_ffmpeg_dies_with_its_parent() -> None:
 
 
 def children() -> list[int]:
-    """The processes of ours that run, zombies aside."""
+    """The processes of ours that are ffmpeg, or on the way to become it; zombies aside."""
     found = []
     for listing in Path("/proc/self/task").glob("*/children"):
         for pid in listing.read_text().split():
             stat = Path(f"/proc/{pid}/stat")
-            if stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z":
-                found.append(int(pid))
+            if stat.exists():
+                _, _, rest = stat.read_text().partition("(")
+                name, _, state = rest.rpartition(") ")
+                if name.startswith(("setpriv", "prlimit", "ffmpeg")) and state[0] != "Z":
+                    found.append(int(pid))
     return found
