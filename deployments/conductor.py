@@ -23,7 +23,7 @@ from gary.audio.clip import Clip
 from gary.audio.plan import Plan
 from gary.config import AppArgs
 from gary.engine.request import AudioStretch, GenerationParams, GenerationRequest, Progress
-from gary.errors import DatabaseUnavailable, GaryError, LeaseLost, RecoverableError, ServerError
+from gary.errors import DatabaseUnavailable, GaryError, LeaseLost, RecoverableError, ServerError, SourceUnavailable
 from gary.links import Link
 from gary.tasks.store import TaskStore
 from gary.tasks.task import Claim, ContinueJob, GenerateJob, Status
@@ -74,10 +74,11 @@ class Conductor:
         if claim is None:
             return
         try:
-            made = await self._under_lease(claim)
-            await self._store.finish(claim, made.wav, made.facts)
+            await self._under_lease(claim)
         except LeaseLost as error:
             _log.info("task %s: %s", task_id, error)
+        except SourceUnavailable as error:  # the downloader has tried again itself; now it is the musician's turn
+            await self._store.fail(claim, error)
         except RecoverableError as error:
             _log.warning("task %s, attempt %d: %s", task_id, claim.task.attempts, error)
             if claim.task.attempts >= self._args.max_attempts:
@@ -91,16 +92,16 @@ class Conductor:
             _log.exception("task %s failed", task_id)
             await self._store.fail(claim, ServerError("the service failed; the fault is ours and has been logged"))
 
-    async def _under_lease(self, claim: Claim) -> _Made:
-        """Works while another coroutine renews the lease; the work stops when the lease is lost."""
+    async def _under_lease(self, claim: Claim) -> None:
+        """Works and stores while another coroutine renews the lease; stops when the lease is lost."""
         try:
             async with asyncio.TaskGroup() as group:
                 renewal = group.create_task(self._renew(claim))
                 made = await self._work(claim)
+                await self._store.finish(claim, made.wav, made.facts)
                 renewal.cancel()
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
-        return made
 
     async def _renew(self, claim: Claim) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -13,7 +14,7 @@ import soundfile
 from examples.loops import make_loop
 from gary.audio.clip import Clip
 from gary.audio.files import encode_wav
-from tests.running import Running
+from tests.running import Running, replica_pids
 
 TIMEOUT_S = 90.0
 
@@ -161,6 +162,21 @@ def test_many_tasks_at_once_do_not_mix(http: httpx.Client, service: Running) -> 
         task = _finished(http, task_id)
         assert task["status"] == "completed", task.get("error")
         assert task["tempo_bpm"] == pytest.approx(bpm, rel=0.02)
+
+
+def test_memory_is_flat(http: httpx.Client, service: Running) -> None:
+    """The model's process does not grow from task to task (fault 7: GPU memory crept up until a cron job came)."""
+    url = service.media.put("/again.wav", encode_wav(_loop(174.0, 4)))
+    (pid,) = replica_pids("MusicGen-tiny")
+
+    def resident_after(tasks: int) -> int:
+        for _ in range(tasks):
+            assert _generate(http, url=url, promptLength=1, duration="2-3")["status"] == "completed"
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+
+    warm = resident_after(8)
+    assert resident_after(16) < 1.02 * warm
+    assert replica_pids("MusicGen-tiny") == [pid], "one process, its model loaded once"
 
 
 def test_health_is_live(http: httpx.Client) -> None:

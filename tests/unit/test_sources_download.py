@@ -142,3 +142,27 @@ def test_a_message_out_of_bounds_is_no_message(line: bytes) -> None:
     """The parent takes from the fetching process only values of the protocol, within its bounds."""
     with pytest.raises(ValidationError):
         MESSAGES.validate_json(line)
+
+
+NEVER = {
+    "nocheckcertificate",
+    "enable_file_urls",
+    "netrc_cmd",
+    "default_search",
+    "writelink",
+    "download_ranges",
+    "prefer_insecure",
+    "legacyserverconnect",
+    "usenetrc",
+}
+
+
+@pytest.mark.parametrize("site", ["youtube", "soundcloud", "direct"])
+def test_dangerous_options_are_never_set(site: str) -> None:
+    """TLS is always verified, on the first attempt and on any other; no files, programs or searches by way of a link."""
+    chosen = options(make_job(site), print)
+    assert not any(chosen.get(name) for name in NEVER)
+    assert chosen["external_downloader"] == {"default": "native"}
+    assert chosen["postprocessors"] == []
+    with YoutubeDL(chosen) as downloader:
+        assert not any(downloader.params.get(name) for name in NEVER)
