@@ -17,11 +17,11 @@ from gary.engine.shelf import EngineShelf
 StartEngine = Callable[[str, EngineConfig], Engine]
 
 
-def start_reference_engine(checkpoint: str, config: EngineConfig) -> Engine:
+def start_engine(checkpoint: str, config: EngineConfig) -> Engine:
     """Loads a checkpoint and warms it up; torch is imported here, in the replica, and nowhere else."""
-    from gary.engine.reference import ReferenceEngine
+    from gary.engine.batching import BatchingEngine
 
-    return ReferenceEngine.start(checkpoint, config)
+    return BatchingEngine.start(checkpoint, config)
 
 
 class MusicGen:
@@ -32,7 +32,7 @@ class MusicGen:
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, models: tuple[ModelSpec, ...], config: EngineConfig, start: StartEngine = start_reference_engine
+        self, models: tuple[ModelSpec, ...], config: EngineConfig, start: StartEngine = start_engine
     ) -> None:
         self._checkpoints = {model.name: model.checkpoint for model in models}
         self._shelf = EngineShelf(lambda checkpoint: start(checkpoint, config), config.resident_models)
@@ -63,7 +63,7 @@ class MusicGen:
 
 
 deployment: Deployment = serve.deployment(
-    max_ongoing_requests=4,
+    max_ongoing_requests=16,
     ray_actor_options={"num_cpus": 1},
     health_check_period_s=2,
     health_check_timeout_s=30,

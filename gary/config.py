@@ -83,6 +83,15 @@ class EngineConfig(Config):
 
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: cuda where there is one")] = "auto"
     threads: Annotated[int, Field(ge=1, description="torch threads of one replica on the CPU")] = 2
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16", "int8"],
+        Field(description="of the decoder; auto: fp16 on a GPU, bf16 on a CPU that multiplies it, else fp32"),
+    ] = "auto"
+    slots: Annotated[int, Field(ge=1, description="requests decoded at once, memory permitting")] = 16
+    cache_bytes: Annotated[int, Field(gt=0, description="of keys and values, taken at once; it bounds the slots")] = (
+        4096 * MIB
+    )
+    prefill_chunk: Annotated[int, Field(ge=1, description="positions of a newcomer's prompt fed in one step")] = 64
     resident_models: Annotated[int, Field(ge=1, description="checkpoints that one replica keeps loaded")] = 1
     hub_cache_dir: Annotated[Path | None, Field(description="HF_HOME of the replicas; None: the usual one")] = None
     hub_offline: Annotated[bool, Field(description="never ask the model hub")] = False

@@ -1,0 +1,117 @@
+"""Carries out the scheduler's plans: sequences of tokens in, the next position of each drawn and written back.
+
+It owns the tensors of the slots and knows no queue, no request and no audio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gary.engine.model import CrossCache, Decoder, Segment
+from gary.engine.patterns import UNKNOWN
+from gary.engine.request import GenerationParams
+from gary.engine.sampler import RowParams, guide, method_for, sample, uniforms
+from gary.engine.step import SlotWork, StepPlan
+
+
+@dataclass(frozen=True)
+class SlotState:
+    """What a slot's request brings.
+
+    Attributes:
+        sequence: [K, S] int64: prompt and special tokens, UNKNOWN where something is to be drawn.
+        cross: the description's keys and values; None for the null condition.
+        counter: of the noise at position 0; windows of one request go on counting.
+    """
+
+    sequence: torch.Tensor
+    cross: CrossCache | None
+    params: GenerationParams
+    seed: int
+    counter: int
+
+
+class Runner:
+    """A decoder with `slots` sequences."""
+
+    def __init__(self, decoder: Decoder, slots: int, window: int, device: str) -> None:
+        codebooks = decoder.weights.shape.codebooks
+        self._decoder = decoder
+        self._device = device
+        self._sequences = torch.full((slots, codebooks, window), UNKNOWN, dtype=torch.int64, device=device)
+        self._states: list[SlotState | None] = [None] * slots
+
+    def seat(self, slot: int, state: SlotState) -> None:
+        """Gives a slot to a request."""
+        self._states[slot] = state
+        self._sequences[slot, :, : state.sequence.shape[1]] = state.sequence.to(self._device)
+
+    def sequence(self, slot: int, end: int) -> torch.Tensor:
+        """[K, end] of a slot, on the CPU."""
+        return self._sequences[slot, :, :end].cpu()
+
+    @torch.no_grad()
+    def run(self, plan: StepPlan) -> None:
+        """Feeds the plan's positions and writes what is drawn."""
+        works = (*plan.decode, plan.prefill) if plan.prefill is not None else plan.decode
+        segments, tokens = self._lay_out(works)
+        sampled = plan.sampled
+        if not sampled:
+            self._decoder.forward(tokens, segments, torch.empty(0, dtype=torch.int64, device=self._device))
+            return
+        last = {segment.row: segment.at + segment.length - 1 for segment in segments}
+        wanted = torch.tensor([last[row] for work in sampled for row in work.rows], device=self._device)
+        logits = self._decoder.forward(tokens, segments, wanted)  # [W, K, card]
+        self._write(sampled, self._draw(sampled, self._guided(sampled, logits)))
+
+    def _lay_out(self, works: Sequence[SlotWork]) -> tuple[list[Segment], torch.Tensor]:
+        """The segments of a pass and their tokens [N, K]; a request's rows are fed the same."""
+        segments, tokens, at = [], [], 0
+        for work in works:
+            state = self._state(work.slot)
+            fed = self._sequences[work.slot, :, work.start : work.start + work.length].T  # [length, K]
+            for index, row in enumerate(work.rows):
+                cross = state.cross if index == 0 else None
+                segments.append(Segment(at, row, work.start, work.length, cross))
+                tokens.append(fed)
+                at += work.length
+        return segments, torch.cat(tokens)
+
+    def _guided(self, sampled: Sequence[SlotWork], logits: torch.Tensor) -> torch.Tensor:
+        """[W, K, card] by rows -> [n, K, card] by requests."""
+        firsts, at = [], 0
+        for work in sampled:
+            firsts.append(at)
+            at += len(work.rows)
+        cond = logits[firsts]
+        guided = [index for index, work in enumerate(sampled) if len(work.rows) == 2]
+        if guided:
+            coefs = [self._state(sampled[index].slot).params.cfg_coef for index in guided]
+            uncond = logits[[firsts[index] + 1 for index in guided]]
+            cond[guided] = guide(cond[guided], uncond, torch.tensor(coefs, device=self._device))
+        return cond
+
+    def _draw(self, sampled: Sequence[SlotWork], logits: torch.Tensor) -> torch.Tensor:
+        """[n, K, card] -> [n, K]"""
+        states = [self._state(work.slot) for work in sampled]
+        params = [state.params for state in states]
+        shape = self._decoder.weights.shape
+        rows = RowParams.of(params, [state.seed for state in states], shape.card, self._device)
+        counters = [state.counter + work.start + work.length for state, work in zip(states, sampled, strict=True)]
+        steps = torch.tensor(counters, dtype=torch.int64, device=self._device)
+        return sample(logits, rows, uniforms(rows.seed, steps, shape.codebooks), method_for(params))
+
+    def _write(self, sampled: Sequence[SlotWork], tokens: torch.Tensor) -> None:
+        """What was drawn takes the place of UNKNOWN alone: prompt and special tokens stay."""
+        slots = torch.tensor([work.slot for work in sampled], device=self._device)
+        positions = torch.tensor([work.start + work.length for work in sampled], device=self._device)
+        before = self._sequences[slots, :, positions]  # [n, K]
+        self._sequences[slots, :, positions] = torch.where(before == UNKNOWN, tokens, before)
+
+    def _state(self, slot: int) -> SlotState:
+        state = self._states[slot]
+        assert state is not None, f"slot {slot} is planned and nobody sits there"
+        return state
