@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gary.engine.hub import use_hub
 from tests.media import MediaServer, media_server
+
+# One hub home a process, settled before any test module imports a library that reads it.
+use_hub(Path(__file__).parents[1] / ".models", offline=True)
 
 if TYPE_CHECKING:
     from tests.running import Running

@@ -34,7 +34,7 @@ from gary.engine.core import Drawn, EngineCore, TokenRequest
 from gary.engine.device import device_faults_translated, pick_device
 from gary.engine.hub import use_hub
 from gary.engine.linear import Precision, default_precision
-from gary.engine.model import Decoder
+from gary.engine.model import Decoder, cache_dtype
 from gary.engine.patterns import DelayPattern, delays_of
 from gary.engine.request import AudioStretch, GenerationEvent, GenerationRequest, Progress
 from gary.engine.runner import Runner
@@ -318,7 +318,7 @@ def make_parts(model: MusicGen, device: str, config: EngineConfig) -> Parts:
     weights = take_weights(lm, precision)
     text = TextConditioner(lm.condition_provider)
     model.lm = None  # type: ignore[assignment]  # its tensors are ours now, cast or packed
-    rows = _rows(weights, window, config)
+    rows = _rows(weights, window, device, config)
     decoder = Decoder(weights, rows, window, device)
     slots = min(rows, config.slots)
     core = EngineCore(
@@ -338,14 +338,14 @@ def make_parts(model: MusicGen, device: str, config: EngineConfig) -> Parts:
     return Parts(core, codec, decoder, text, limits)
 
 
-def _rows(weights: DecoderWeights, window: int, config: EngineConfig) -> int:
+def _rows(weights: DecoderWeights, window: int, device: str, config: EngineConfig) -> int:
     """Rows of the cache that its memory holds: two for each slot at most, since guidance takes two.
 
     Raises:
         DeviceError: not even one guided request fits.
     """
     shape = weights.shape
-    row_bytes = 2 * shape.layers * window * shape.width * weights.dtype.itemsize  # keys and values
+    row_bytes = 2 * shape.layers * window * shape.width * cache_dtype(weights, device).itemsize  # keys and values
     rows = min(2 * config.slots, config.cache_bytes // row_bytes)
     if rows < 2:
         raise DeviceError(f"cache_bytes is {config.cache_bytes}; one guided request takes {2 * row_bytes}")

@@ -124,7 +124,6 @@ class StreamingDecoder:
         self._sides = sides
         self._device = device
         self._stream = network.decoder.stream()
-        self._begun = False
         self._finished = False
 
     @torch.inference_mode()
@@ -138,9 +137,8 @@ class StreamingDecoder:
             [C, N] float32; N may be 0.
         """
         assert not self._finished, "frames after the end"
-        books, frames = codes.shape
+        books = codes.shape[0]
         assert books == self._books * self._sides, f"codes are [{self._books * self._sides}, T], not [{books}, T]"
-        self._begun = self._begun or frames > 0
         pieces = torch.split(codes.to(self._device), _PIECE_FRAMES, dim=1)
         return np.concatenate([self._decode(piece, last=False) for piece in pieces], axis=1)
 
@@ -150,7 +148,7 @@ class StreamingDecoder:
         assert not self._finished, "a stream ends once"
         self._finished = True
         none = torch.empty(self._books * self._sides, 0, dtype=torch.int64, device=self._device)  # [K, 0]
-        return self._decode(none, last=self._begun)
+        return self._decode(none, last=True)
 
     def _decode(self, codes: Tensor, last: bool) -> Samples:
         sides = codes.reshape(self._books, self._sides, codes.shape[1]).transpose(0, 1)  # [B, K / B, T], a side a row

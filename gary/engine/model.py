@@ -44,18 +44,32 @@ class Segment:
     cross: CrossCache | None
 
 
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring rows that are fed the same positions, such as the two of a guided request: one call of attention."""
+
+    at: int
+    row: int
+    rows: int
+    start: int
+    length: int
+
+
 class Decoder:
     """The weights with a cache of `rows` rows of `window` positions, all of it taken at once.
 
-    One tensor a layer: where all layers were views of one, torch.compile was seen to be 7 times slower.
+    One tensor a layer: where all layers were views of one, torch.compile was seen to be 7 times slower. On the CPU keys
+    and values are fp32 whatever the weights are: torch's attention of one query over bf16 keys took 5 to 8 times as
+    long as over twice the bytes of fp32.
     """
 
     def __init__(self, weights: DecoderWeights, rows: int, window: int, device: str) -> None:
         self.weights = weights
         shape = weights.shape
         size = (rows, shape.heads, window, shape.head_width)  # [R, H, S, D / H]
-        self._keys = [torch.zeros(size, dtype=weights.dtype, device=device) for _ in range(shape.layers)]
-        self._values = [torch.zeros(size, dtype=weights.dtype, device=device) for _ in range(shape.layers)]
+        self._cache_dtype = cache_dtype(weights, device)
+        self._keys = [torch.zeros(size, dtype=self._cache_dtype, device=device) for _ in range(shape.layers)]
+        self._values = [torch.zeros(size, dtype=self._cache_dtype, device=device) for _ in range(shape.layers)]
         self._positions = _sinusoids(window, weights, device)  # [S, D]
 
     def cross_cache(self, text: torch.Tensor) -> CrossCache:
@@ -82,8 +96,10 @@ class Decoder:
         """
         shape = self.weights.shape
         x = self._embed(tokens, segments)  # [N, D]
+        runs = _runs(segments)
+        masks = [None if run.length == 1 else _causal(run, x.device) for run in runs]
         for index, layer in enumerate(self.weights.layers):
-            x = x + layer.out_self(self._attend_self(index, layer.qkv(layer.norm_self(x)), segments))
+            x = x + layer.out_self(self._attend_self(index, layer.qkv(layer.norm_self(x)), runs, masks))
             x = self._attend_cross(index, layer, x, segments)
             x = x + layer.down(layer.activation(layer.up(layer.norm_ff(x))))
         logits = self.weights.heads(self.weights.norm_out(x[wanted]))  # [W, K card]
@@ -98,22 +114,24 @@ class Decoder:
             x = x + F.embedding(tokens[:, codebook], tables[codebook])
         return x + torch.cat([self._positions[part.start : part.start + part.length] for part in segments])
 
-    def _attend_self(self, index: int, qkv: torch.Tensor, segments: Sequence[Segment]) -> torch.Tensor:
+    def _attend_self(
+        self, index: int, qkv: torch.Tensor, runs: Sequence[_Run], masks: Sequence[torch.Tensor | None]
+    ) -> torch.Tensor:
         """[N, 3 D] -> [N, D]: each row over its own past, its new keys and values written first."""
         shape = self.weights.shape
-        query, key, value = qkv.view(-1, 3, shape.heads, shape.head_width).unbind(1)  # [N, H, D / H] each
-        attended = torch.empty_like(query)
-        for part in segments:
-            here, end = slice(part.at, part.at + part.length), part.start + part.length
-            keys, values = self._keys[index][part.row], self._values[index][part.row]  # [H, S, D / H]
-            keys[:, part.start : end] = key[here].transpose(0, 1)
-            values[:, part.start : end] = value[here].transpose(0, 1)
-            mask = None if part.length == 1 else _causal(part, query.device)
-            made = F.scaled_dot_product_attention(
-                query[here].transpose(0, 1)[None], keys[None, :, :end], values[None, :, :end], attn_mask=mask
-            )  # [1, H, length, D / H]
-            attended[here] = made[0].transpose(0, 1)
-        return attended.view(-1, shape.width)
+        split = qkv.to(self._cache_dtype).view(-1, 3, shape.heads, shape.head_width)  # [N, 3, H, D / H]
+        attended = []
+        for run, mask in zip(runs, masks, strict=True):
+            here, end = slice(run.at, run.at + run.rows * run.length), run.start + run.length
+            fed = split[here].view(run.rows, run.length, 3, shape.heads, shape.head_width)
+            query, key, value = fed.permute(2, 0, 3, 1, 4)  # [rows, H, length, D / H] each
+            keys = self._keys[index][run.row : run.row + run.rows, :, :end]  # [rows, H, end, D / H]
+            values = self._values[index][run.row : run.row + run.rows, :, :end]
+            keys[:, :, run.start :] = key
+            values[:, :, run.start :] = value
+            made = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+            attended.append(made.transpose(1, 2).reshape(-1, shape.width))
+        return torch.cat(attended).to(qkv.dtype)
 
     def _attend_cross(
         self, index: int, layer: LayerWeights, x: torch.Tensor, segments: Sequence[Segment]
@@ -124,28 +142,41 @@ class Decoder:
             return x
         shape = self.weights.shape
         chosen = torch.cat([torch.arange(part.at, part.at + part.length, device=x.device) for part in parts])
-        query = layer.query_cross(layer.norm_cross(x[chosen])).view(-1, shape.heads, shape.head_width)
-        attended, at = torch.empty_like(query), 0
-        for part in parts:
+        query = layer.query_cross(layer.norm_cross(x[chosen])).to(self._cache_dtype)
+        attended = []
+        for part, fed in zip(parts, query.split([part.length for part in parts]), strict=True):
             assert part.cross is not None
-            here = slice(at, at + part.length)
-            made = F.scaled_dot_product_attention(
-                query[here].transpose(0, 1)[None], part.cross.keys[index], part.cross.values[index]
-            )
-            attended[here] = made[0].transpose(0, 1)
-            at += part.length
-        return x.index_add(0, chosen, layer.out_cross(attended.view(-1, shape.width)))
+            heads = fed.view(1, -1, shape.heads, shape.head_width).transpose(1, 2)  # [1, H, length, D / H]
+            made = F.scaled_dot_product_attention(heads, part.cross.keys[index], part.cross.values[index])
+            attended.append(made.transpose(1, 2).reshape(-1, shape.width))
+        return x.index_add(0, chosen, layer.out_cross(torch.cat(attended).to(x.dtype)))
 
     def _by_head(self, x: torch.Tensor) -> torch.Tensor:
         """[1, text, D] -> [1, H, text, D / H]"""
         shape = self.weights.shape
-        return x.view(1, -1, shape.heads, shape.head_width).transpose(1, 2).contiguous()
+        return x.to(self._cache_dtype).view(1, -1, shape.heads, shape.head_width).transpose(1, 2).contiguous()
 
 
-def _causal(part: Segment, device: torch.device) -> torch.Tensor:
+def cache_dtype(weights: DecoderWeights, device: str) -> torch.dtype:
+    """Of keys and values: see `Decoder`."""
+    return torch.float32 if device == "cpu" else weights.dtype
+
+
+def _runs(segments: Sequence[Segment]) -> list[_Run]:
+    runs: list[_Run] = []
+    for part in segments:
+        last = runs[-1] if runs else None
+        if last and (part.row, part.start, part.length) == (last.row + last.rows, last.start, last.length):
+            runs[-1] = _Run(last.at, last.row, last.rows + 1, last.start, last.length)
+        else:
+            runs.append(_Run(part.at, part.row, 1, part.start, part.length))
+    return runs
+
+
+def _causal(run: _Run, device: torch.device) -> torch.Tensor:
     """[length, start + length] bool: a position sees itself and what lies before it."""
-    ones = torch.ones(part.length, part.start + part.length, dtype=torch.bool, device=device)
-    return ones.tril(diagonal=part.start)
+    ones = torch.ones(run.length, run.start + run.length, dtype=torch.bool, device=device)
+    return ones.tril(diagonal=run.start)
 
 
 def _sinusoids(window: int, weights: DecoderWeights, device: str) -> torch.Tensor:

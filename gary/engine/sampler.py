@@ -53,7 +53,7 @@ class RowParams:
     """The parameters of n rows as tensors `[n]`. What a row does not use stands at the value that changes nothing."""
 
     greedy: torch.Tensor  # bool
-    temperature: torch.Tensor  # float32; 1 where greedy
+    temperature: torch.Tensor  # float32; 1 for 0, which is greedy
     top_k: torch.Tensor  # int64; card where off or overridden by top_p
     top_p: torch.Tensor  # float32; 2 where off
     cfg_coef: torch.Tensor  # float32
@@ -68,12 +68,10 @@ class RowParams:
         def column(values: list[int] | list[float] | list[bool], dtype: torch.dtype) -> torch.Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
-        greedy = [_method(one) is Method.GREEDY for one in params]
-        heat = [1.0 if cold else one.temperature for one, cold in zip(params, greedy, strict=True)]
         assert len(seeds) == len(params), f"{len(seeds)} seeds for {len(params)} rows"
         return cls(
-            greedy=column(greedy, torch.bool),
-            temperature=column(heat, torch.float32),
+            greedy=column([_method(one) is Method.GREEDY for one in params], torch.bool),
+            temperature=column([one.temperature or 1.0 for one in params], torch.float32),
             top_k=column([one.top_k if one.top_k and not one.top_p else card for one in params], torch.int64),
             top_p=column([one.top_p or _TOP_P_OFF for one in params], torch.float32),
             cfg_coef=column([one.cfg_coef for one in params], torch.float32),

@@ -2,7 +2,7 @@
 
 A request occupies a slot, and with it one or two rows of the key-value cache: the conditional row and, where guidance
 is at work, the unconditional one. Positions are those of the codebooks' pattern (S of `[B, K, S]`): a request of T
-frames and K codebooks has T + K of them; feeding position s gives the logits of position s + 1.
+frames has T + 4 of them with MusicGen's delays; feeding position s gives the logits of position s + 1.
 """
 
 from __future__ import annotations

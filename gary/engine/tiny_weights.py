@@ -174,9 +174,7 @@ def write_t5(snapshot: Path) -> None:
     pieces.write_bytes(model.getvalue())
     tokenizer = T5Tokenizer(str(pieces), legacy=True)
     tokenizer.save_pretrained(snapshot)
-    config = T5Config(  # type: ignore[no-untyped-call]
-        vocab_size=len(tokenizer), d_model=768, d_kv=32, d_ff=128, num_layers=1, num_heads=2
-    )
+    config = T5Config(vocab_size=len(tokenizer), d_model=768, d_kv=32, d_ff=128, num_layers=1, num_heads=2)
     seeded(lambda: T5EncoderModel(config), 0).save_pretrained(snapshot)
 
 
@@ -199,7 +197,7 @@ def write_codec_reference(checkpoint: Path) -> None:
 
 def write_hub_codec(snapshot: Path, codec: Any) -> None:
     """The same network and weights as `codec`, in transformers' class, as a hub snapshot."""
-    config = EncodecConfig(  # type: ignore[no-untyped-call]
+    config = EncodecConfig(
         sampling_rate=SAMPLE_RATE_HZ,
         audio_channels=1,
         hidden_size=LATENT_WIDTH,

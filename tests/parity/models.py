@@ -12,17 +12,27 @@ from gary.engine.hub import use_hub
 from gary.engine.tiny import make_checkpoints
 
 MODELS = Path(__file__).parents[2] / ".models"
-SMALL = {"dim": 1024, "num_layers": 24, "num_heads": 16}
+SMALL: dict[str, Any] = {"dim": 1024, "num_layers": 24, "num_heads": 16}
 
 
 def tiny_model() -> Any:
     """audiocraft's MusicGen of the tiny checkpoint."""
+    use_hub(MODELS, offline=True)  # before anything that imports the hub's libraries
     make_checkpoints(MODELS)
-    use_hub(MODELS, offline=True)
     return load(str(MODELS / "gary-tiny"), "cpu")
 
 
-def reshaped_model(seed: int = 0, **transformer: int) -> Any:
+def stereo_model() -> Any:
+    """The tiny MusicGen as stereo checkpoints are built: 8 interleaved codebooks, two by two of one delay."""
+    model = reshaped_model(delays=(0, 0, 1, 1, 2, 2, 3, 3), n_q=8)
+
+    from audiocraft.models.encodec import InterleaveStereoCompressionModel
+
+    model.compression_model = InterleaveStereoCompressionModel(model.compression_model)
+    return model
+
+
+def reshaped_model(*, seed: int = 0, delays: tuple[int, ...] = (), **transformer: int) -> Any:
     """The tiny MusicGen with a language model of another shape in it, its weights random."""
     model = tiny_model()  # first, since it settles where the hub is
 
@@ -33,6 +43,8 @@ def reshaped_model(seed: int = 0, **transformer: int) -> Any:
     cfg = OmegaConf.create(package["xp.cfg"])
     for name, value in transformer.items():
         cfg.transformer_lm[name] = value
+    if delays:
+        cfg.codebooks_pattern.delay.delays = list(delays)
     torch.manual_seed(seed)
     model.lm = builders.get_lm_model(cfg).eval()
     return model

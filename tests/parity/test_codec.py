@@ -39,8 +39,8 @@ Record = Callable[[str, object], None]
 @pytest.fixture(scope="module", autouse=True)
 def hub() -> Iterator[None]:
     """The tiny checkpoints, and one thread: torch's threads stand in each other's way on a busy machine."""
+    use_hub(MODELS, offline=True)  # before anything that imports the hub's libraries
     make_checkpoints(MODELS)
-    use_hub(MODELS, offline=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -334,7 +334,7 @@ def hub_model(**config: Any) -> Any:
     from transformers import EncodecConfig, EncodecModel
 
     sizes = {"num_filters": 4, "hidden_size": 8, "num_lstm_layers": 1, "target_bandwidths": [1.5]}
-    return HFEncodecCompressionModel(EncodecModel(EncodecConfig(**sizes, **config)))  # type: ignore[no-untyped-call]
+    return HFEncodecCompressionModel(EncodecModel(EncodecConfig(**sizes, **config)))
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,14 @@ def test_the_method_of_the_batch_is_no_matter(name: str) -> None:
             assert torch.equal(batch.draw([row], method), fullest)
 
 
+@pytest.mark.parametrize("name", ["greedy", "cold"])
+def test_greedy_rows_take_the_largest_logit_among_those_that_sample(name: str) -> None:
+    """Without sampling, or at temperature 0, a row takes its largest logit, also where its neighbours sample."""
+    row = list(WAYS).index(name)
+    assert method_for([WAYS[name]]) is Method.GREEDY
+    assert torch.equal(full_draw("cpu")[row], ragged_batch("cpu").logits[row].argmax(-1))
+
+
 def test_every_input_matters() -> None:
     """Another seed, another step and other logits each change what is drawn; codebooks draw apart from each other."""
     rows = RowParams.of([GenerationParams()] * 2, [5, 6], CARD)

@@ -26,8 +26,8 @@ FILES = ("state_dict.bin", "compression_state_dict.bin")
 @pytest.fixture(scope="module")
 def models() -> Path:
     """The tiny checkpoints as installation makes them; one hub home for the whole test process."""
+    use_hub(MODELS, offline=True)  # before anything that imports the hub's libraries
     make_checkpoints(MODELS)
-    use_hub(MODELS, offline=True)
     return MODELS
 
 

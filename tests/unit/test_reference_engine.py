@@ -32,8 +32,8 @@ GREEDY = GenerationParams(use_sampling=False)
 
 @pytest.fixture(scope="module")
 def config() -> EngineConfig:
+    use_hub(MODELS, offline=True)  # before anything that imports the hub's libraries
     make_checkpoints(MODELS)
-    use_hub(MODELS, offline=True)
     return EngineConfig(device="cpu", threads=1, hub_cache_dir=MODELS, hub_offline=True)
 
 

@@ -159,7 +159,7 @@ NEVER = {
 
 @pytest.mark.parametrize("site", ["youtube", "soundcloud", "direct"])
 def test_dangerous_options_are_never_set(site: str) -> None:
-    """TLS is always verified, on the first attempt and on any other; no files, programs or searches by way of a link."""
+    """TLS is always verified, on the first attempt and on any other; no files, programs or searches by a link."""
     chosen = options(make_job(site), print)
     assert not any(chosen.get(name) for name in NEVER)
     assert chosen["external_downloader"] == {"default": "native"}
