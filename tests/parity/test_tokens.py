@@ -95,7 +95,9 @@ def guided_logits(model: Any, ask: Ask, codes: torch.Tensor) -> torch.Tensor:
     lm = model.lm
     with torch.no_grad():
         tensors = lm.condition_provider(lm.condition_provider.tokenize(attributes + null))
-        cond, uncond = lm.compute_predictions(codes[None].repeat(2, 1, 1), [], tensors).logits
+        # the last frames too, whose later codebooks lie beyond the steps that are whole
+        predicted = lm.compute_predictions(codes[None].repeat(2, 1, 1), [], tensors, keep_only_valid_steps=False)
+    cond, uncond = predicted.logits  # [K, T, card] each
     return torch.as_tensor(uncond + (cond - uncond) * ask.params.cfg_coef)
 
 
