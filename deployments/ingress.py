@@ -22,6 +22,7 @@ from gary.tasks.store import TaskStore
 
 _log = logging.getLogger("ray.serve")
 _HEALTH_TIMEOUT_S = 3.0
+_WORKERS = {"Conductor", "Fetcher", "Cropper"}
 
 
 class Ingress:
@@ -57,10 +58,13 @@ class Ingress:
             _log.warning("task %s is left to the sweeper: %s", task_id, error)
 
     async def _health(self) -> Health:
-        """Asks the database and Serve's controller; what does not answer in time is down."""
+        """Asks the database and Serve's controller; what does not answer in time is down.
+
+        Live means that a task sent now is worked on now: every deployment that it passes takes calls.
+        """
         mongodb, ready = await asyncio.gather(self._database_answers(), _ready_deployments())
         models = {f"MusicGen-{size}" for size in self._args.sizes}
-        return Health(mongodb=mongodb, pytorch=ready is not None and models <= ready, ray=ready is not None)
+        return Health(mongodb=mongodb, pytorch=models <= ready, ray=ready >= _WORKERS)
 
     async def _database_answers(self) -> bool:
         try:
@@ -90,14 +94,14 @@ class CropperDesk:
         return bytes(await result(self._cropper.to_mp3.remote(data), "the cropper"))
 
 
-async def _ready_deployments() -> set[str] | None:
-    """This application's deployments that take calls, or None where Serve's controller does not answer."""
+async def _ready_deployments() -> set[str]:
+    """This application's deployments that take calls; none where Serve's controller does not answer."""
     app_name = serve.get_replica_context().app_name
     try:
         async with asyncio.timeout(_HEALTH_TIMEOUT_S):
             status = await asyncio.to_thread(serve.status)
     except (TimeoutError, RayError):
-        return None
+        return set()
     deployments = status.applications[app_name].deployments
     return {
         name
