@@ -47,9 +47,10 @@ class Audiocraft:
 
     name = "audiocraft"
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int = 1) -> None:
+        self._batch = batch
         self._model = reshaped_model(**SMALL)
-        attributes, _ = self._model._prepare_tokens_and_attributes([DESCRIPTION], None)
+        attributes, _ = self._model._prepare_tokens_and_attributes([DESCRIPTION] * batch, None)
         from audiocraft.modules.conditioners import ClassifierFreeGuidanceDropout
 
         null = ClassifierFreeGuidanceDropout(p=1.0)(attributes)
@@ -58,20 +59,9 @@ class Audiocraft:
             self._conditions = provider(provider.tokenize(attributes + null))
         self._streaming: Any = None
 
-    def generate(self, batch: int, prompt_frames: int, new_frames: int) -> None:
-        """A whole run of a batch by audiocraft's own loop."""
-        self._reset()
-        attributes, _ = self._model._prepare_tokens_and_attributes([DESCRIPTION] * batch, None)
-        prompt = random_sequence(prompt_frames).repeat(batch, 1, 1)
-        self._model.lm.generate(prompt, attributes, max_gen_len=prompt_frames + new_frames)
-
-    def _reset(self) -> None:
+    def prefill_s(self, positions: int) -> float:
         if self._streaming is not None:
             self._streaming.__exit__(None, None, None)
-            self._streaming = None
-
-    def prefill_s(self, positions: int) -> float:
-        self._reset()
         self._streaming = self._model.lm.streaming()
         self._streaming.__enter__()
         return self._timed(random_sequence(positions))
@@ -80,6 +70,7 @@ class Audiocraft:
         return [self._timed(random_sequence(1)) for _ in range(steps)]
 
     def _timed(self, sequence: torch.Tensor) -> float:
+        sequence = sequence.repeat(self._batch, 1, 1)
         began_s = perf_counter()
         with torch.no_grad():
             self._model.lm._sample_next_token(
@@ -139,7 +130,8 @@ class Ours:
 
     def __init__(self, precision: Precision, threads: int, slots: int = 1) -> None:
         self.precision: Precision = precision
-        config = EngineConfig(device="cpu", precision=precision, threads=threads, slots=slots)
+        cache_bytes = (slots + 1) * 700_000_000  # a guided request of this shape takes 592 MB
+        config = EngineConfig(device="cpu", precision=precision, threads=threads, slots=slots, cache_bytes=cache_bytes)
         self.parts: Parts = make_parts(reshaped_model(**SMALL), "cpu", config)
         with torch.no_grad():
             self.cross = self.parts.decoder.cross_cache(self.parts.text.encode(DESCRIPTION))
