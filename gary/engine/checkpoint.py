@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gary.engine.device import TORCH_TURN, is_device_fault
-from gary.engine.hub import use_hub
 from gary.engine.quiet import known_noise_silenced
 from gary.errors import CheckpointError, DeviceError, GaryError
 
 if TYPE_CHECKING:
     from audiocraft.models.musicgen import MusicGen
 
-__all__ = ["load", "read_weights_only", "use_hub"]
 
 _FILES = ("state_dict.bin", "compression_state_dict.bin")
 
