@@ -41,8 +41,32 @@ class Limits(Config):
     decoded_bytes: Annotated[int, Field(gt=0, description="one clip decoded to float32")] = 512 * MIB
     ffmpeg_timeout_s: Annotated[float, Field(gt=0, description="wall clock of one ffmpeg run")] = 120.0
     clip_min_s: Annotated[float, Field(gt=0, description="shorter audio is refused")] = 0.1
+    clip_max_s: Annotated[float, Field(gt=0, description="longer uploads are refused")] = 1800.0
     clips: Annotated[int, Field(gt=0, description="clips in one /combine-audio")] = 64
+    unfinished_tasks: Annotated[int, Field(gt=0, description="tasks in the house; one more is refused with 429")] = 500
     output_max_s: Annotated[float, Field(gt=0, le=30, description="MusicGen's window, prompt included")] = 30.0
+
+
+class ApiKey(Config):
+    """A key by its hash alone: `python -c "import hashlib; print(hashlib.sha256(input().encode()).hexdigest())"`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="of its holder; this is what logs show")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="of the key's UTF-8 bytes")]
+
+
+class AccessConfig(Config):
+    """Who may ask, and how often. The defaults let the old clients in: no key, any origin, no rate."""
+
+    api_keys: Annotated[tuple[ApiKey, ...], Field(description="with none listed, no key is asked for")] = ()
+    key_posts_per_minute: Annotated[int | None, Field(ge=1, description="of one API key; None: any number")] = None
+    address_posts_per_minute: Annotated[
+        int | None, Field(ge=1, description="of one client's address; None: any number")
+    ] = None
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Field(description="addresses or networks whose X-Forwarded-For names the client; others' is ignored"),
+    ] = ()
+    cors_origins: Annotated[tuple[str, ...], Field(description="browsers of these origins may ask; * is any")] = ("*",)
 
 
 HostAndPort = Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$")]
@@ -73,6 +97,12 @@ class TasksConfig(Config):
 
     lease_s: Annotated[float, Field(gt=0, description="a worker not heard of for so long has lost its task")] = 15.0
     max_attempts: Annotated[int, Field(ge=1, description="times a task is begun before it counts as failed")] = 3
+    backoff_s: Annotated[
+        float, Field(ge=0, description="wait before the second attempt; doubled for each after it")
+    ] = 1.0
+    backoff_max_s: Annotated[float, Field(ge=0, description="longest wait between two attempts")] = 30.0
+    watch_s: Annotated[float, Field(gt=0, description="time until a worker hears that its task was cancelled")] = 0.5
+    idempotency_ttl_s: Annotated[float, Field(gt=0, description="an Idempotency-Key is remembered for")] = 24 * 3600.0
     sweep_s: Annotated[float, Field(gt=0, description="time between two looks for tasks left behind")] = 3.0
     progress_s: Annotated[float, Field(gt=0, description="least time between two writes of progress")] = 1.0
     ttl_s: Annotated[float, Field(gt=0, description="finished tasks are kept for")] = 7 * 24 * 3600.0
@@ -103,6 +133,7 @@ class AppArgs(Config):
     models: Annotated[tuple[ModelSpec, ...], Field(min_length=1)]
     default_model: Annotated[str, Field(description="served where a request names none")] = "facebook/musicgen-small"
     limits: Limits = Limits()
+    access: AccessConfig = AccessConfig()
     sources: SourcesConfig = SourcesConfig()
     database: DatabaseConfig = DatabaseConfig()
     tasks: TasksConfig = TasksConfig()

@@ -4,8 +4,12 @@ GaryError
 ├── ClientError                 what was asked cannot be served; 4xx; the same request fails again
 │   ├── InvalidInput            400  a value is malformed or out of range
 │   ├── MediaError              400  bytes that are no audio we can use
+│   ├── Unauthorized            401  no API key, or one that is not known here
 │   ├── UnknownTask             404  no task has this id
 │   ├── TooLarge                413  more than a limit of the service
+│   ├── IdempotencyMismatch     422  an idempotency key that was used before, for another request
+│   ├── TooManyRequests         429  more than may be asked in a while; says when to come again
+│   │   └── QueueFull           429  as many tasks wait as may
 │   └── SourceError             a link that cannot be fetched; `code` is one of SOURCE_CODES
 └── ServerError                 our side failed; 5xx
     ├── RecoverableError        another attempt may succeed
@@ -78,6 +82,37 @@ class UnknownTask(ClientError):
 class TooLarge(ClientError):
     http_status = 413
     default_code = "too_large"
+
+
+class Unauthorized(ClientError):
+    http_status = 401
+    default_code = "unauthorized"
+
+
+class IdempotencyMismatch(ClientError):
+    http_status = 422
+    default_code = "idempotency_mismatch"
+
+
+class TooManyRequests(ClientError):
+    """Args:
+    retry_after_s: when the same request may be served.
+    """
+
+    http_status = 429
+    default_code = "rate_limited"
+
+    def __init__(self, message: str, code: str | None = None, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, code)
+        self.args = (*self.args, retry_after_s)
+
+    @property
+    def retry_after_s(self) -> float:
+        return float(self.args[2])
+
+
+class QueueFull(TooManyRequests):
+    default_code = "queue_full"
 
 
 class SourceError(ClientError):
