@@ -11,6 +11,7 @@ from ray.serve import Deployment
 
 from gary.audio.clip import Clip
 from gary.config import EngineConfig, ModelSpec
+from gary.engine.probe import Probe
 from gary.engine.request import Engine, GenerationEvent, GenerationRequest
 from gary.engine.shelf import EngineShelf
 
@@ -35,6 +36,7 @@ class MusicGen:
         self, models: tuple[ModelSpec, ...], config: EngineConfig, start: StartEngine = start_engine
     ) -> None:
         self._checkpoints = {model.name: model.checkpoint for model in models}
+        self._probe = Probe(config.probe_s, config.stall_s)
         self._shelf = EngineShelf(lambda checkpoint: start(checkpoint, config), config.resident_models)
         async with self._shelf.use(models[0].checkpoint):
             pass
@@ -50,13 +52,17 @@ class MusicGen:
         """
         async with (
             self._shelf.use(self._checkpoints[model]) as engine,
-            aclosing(engine.generate(request, prompt)) as events,
+            aclosing(self._probe.watch(engine.generate(request, prompt))) as events,
         ):
             async for event in events:
                 yield event
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
+        """Serve asks; an error has the replica replaced. Ready means a real pass lately, not a process that answers."""
         self._shelf.check_health()
+        if (checkpoint := self._shelf.last_used) is not None:
+            async with self._shelf.use(checkpoint) as engine:
+                await self._probe.check(engine)
 
     def __del__(self) -> None:
         self._shelf.close()

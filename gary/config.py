@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, model_validator
 
 MIB = 1024 * 1024
 
@@ -63,7 +63,7 @@ class AccessConfig(Config):
         int | None, Field(ge=1, description="of one client's address; None: any number")
     ] = None
     trusted_proxies: Annotated[
-        tuple[str, ...],
+        tuple[IPvAnyNetwork, ...],
         Field(description="addresses or networks whose X-Forwarded-For names the client; others' is ignored"),
     ] = ()
     cors_origins: Annotated[tuple[str, ...], Field(description="browsers of these origins may ask; * is any")] = ("*",)
@@ -121,8 +121,17 @@ class EngineConfig(Config):
     cache_bytes: Annotated[int, Field(gt=0, description="of keys and values, taken at once; it bounds the slots")] = (
         4096 * MIB
     )
+    cuda_graphs: Annotated[
+        bool, Field(description="on a GPU, decode by graphs captured at the start; false: launch by launch")
+    ] = True
     prefill_chunk: Annotated[int, Field(ge=1, description="positions of a newcomer's prompt fed in one step")] = 64
     resident_models: Annotated[int, Field(ge=1, description="checkpoints that one replica keeps loaded")] = 1
+    probe_s: Annotated[
+        float, Field(gt=0, description="an idle model makes a short answer so often, to be sure of it")
+    ] = 30.0
+    stall_s: Annotated[
+        float, Field(gt=0, description="a model at work that makes nothing for so long has failed; its replica goes")
+    ] = 120.0
     hub_cache_dir: Annotated[Path | None, Field(description="HF_HOME of the replicas; None: the usual one")] = None
     hub_offline: Annotated[bool, Field(description="never ask the model hub")] = False
 

@@ -237,7 +237,7 @@ class BatchingEngine:
         except GaryError as error:
             self._give_up(ticket, error)
         except Exception as error:  # noqa: BLE001  the thread must outlive it
-            self._give_up(ticket, ServerError(f"the model failed at the request {ticket.request.id}: {error}"))
+            self._give_up(ticket, _our_fault(ticket, error))
 
     def _give_up(self, ticket: _Ticket, error: GaryError) -> None:
         ticket.aborted = True
@@ -260,12 +260,18 @@ class BatchingEngine:
     def _step(self) -> None:
         try:
             with device_faults_translated():
-                for drawn in self._parts.core.step():
-                    self._pass_on(drawn)
+                made = self._parts.core.step()
         except DeviceError as error:
             self._fail_all(error)
         except Exception as error:  # noqa: BLE001  a bug of ours: nobody knows whose state is whole
             self._fail_all(DeviceError(f"a decode step failed: {error}"))
+        else:
+            for each in made:
+                ticket = self._by_key[each.key]
+                if each.error is not None:
+                    self._give_up(ticket, _our_fault(ticket, each.error))
+                else:
+                    self._guarded(ticket, partial(self._pass_on, ticket, each))
 
     def _enter(self, ticket: _Ticket, wanted: TokenRequest) -> None:
         if ticket.aborted:
@@ -281,9 +287,8 @@ class BatchingEngine:
         if self._by_key.pop(ticket.key, None) is not None:
             self._parts.core.abort(ticket.key)
 
-    def _pass_on(self, drawn: Drawn) -> None:
+    def _pass_on(self, ticket: _Ticket, drawn: Drawn) -> None:
         """Progress now and then, and frames to the codec thread about every second of music."""
-        ticket = self._by_key[drawn.key]
         total = ticket.answer_frames - ticket.prompt_frames
         due = (drawn.frames - ticket.told_frames) * _REPORTS >= total
         if drawn.frames > ticket.told_frames and (due or drawn.finished):
@@ -305,6 +310,10 @@ class BatchingEngine:
             ticket.aborted = True
             ticket.tell(DeviceError(error.message))
             self._inbox.put(partial(self._drop, ticket))
+
+
+def _our_fault(ticket: _Ticket, error: Exception) -> ServerError:
+    return ServerError(f"the model failed at the request {ticket.request.id}: {error}")
 
 
 def make_parts(model: MusicGen, device: str, config: EngineConfig) -> Parts:

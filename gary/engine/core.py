@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 import torch
 
+from gary.engine.device import is_device_fault
 from gary.engine.model import CrossCache
 from gary.engine.patterns import UNKNOWN, DelayPattern
 from gary.engine.request import GenerationParams
 from gary.engine.runner import Runner, SlotState
 from gary.engine.scheduler import Admission, Scheduler
-from gary.engine.step import SlotWork
+from gary.engine.step import SlotWork, StepPlan
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,16 @@ class TokenRequest:
 
 @dataclass(frozen=True)
 class Drawn:
-    """After a step: so many frames of a request are whole."""
+    """After a step: so many frames of a request are whole.
+
+    Attributes:
+        error: why it could not be begun; it is gone then, and nobody else was touched.
+    """
 
     key: int
     frames: int
     finished: bool
+    error: Exception | None = None
 
 
 @dataclass
@@ -105,16 +111,18 @@ class EngineCore:
         return self._scheduler.abort(key)
 
     def step(self) -> list[Drawn]:
-        """One step for everybody; empty where there is nothing to do."""
-        plan = self._scheduler.plan()
+        """One step for everybody; empty where there is nothing to do.
+
+        What goes wrong in the pass itself is raised as it is: nobody knows whose state is whole then.
+        """
+        plan, failed = self._begin()
         if plan is None:
-            return []
-        if plan.prefill is not None and plan.prefill.start == 0:
-            self._seat(plan.prefill.slot)
+            return failed
         keys = {work.slot: self._key(work.slot) for work in plan.sampled}
         self._runner.run(plan)
         finished = set(self._scheduler.advance(plan))
-        return [self._collect(keys[work.slot], work, work.slot in finished) for work in plan.sampled]
+        drawn = [self._collect(keys[work.slot], work, work.slot in finished) for work in plan.sampled]
+        return [*failed, *drawn]
 
     def codes(self, key: int, start: int, end: int) -> torch.Tensor:
         """[K, end - start] frames of a request's answer that are whole, while it runs."""
@@ -126,6 +134,23 @@ class EngineCore:
         assert slot is not None, f"request {key} does not run"
         self._take(job, slot)
         return job.codes[:, start:end]
+
+    def _begin(self) -> tuple[StepPlan | None, list[Drawn]]:
+        """The next plan, its newcomer seated; one that cannot be seated goes, and the plan is made without it."""
+        failed: list[Drawn] = []
+        while (plan := self._scheduler.plan()) is not None:
+            if plan.prefill is None or plan.prefill.start:
+                break
+            key = self._key(plan.prefill.slot)
+            try:
+                self._seat(plan.prefill.slot)
+                break
+            except Exception as error:
+                if is_device_fault(error):
+                    raise
+                self.abort(key)
+                failed.append(Drawn(key, 0, finished=True, error=error))
+        return plan, failed
 
     def _window(self, job: _Job) -> int:
         """Frames of the job's present window, prompt included."""

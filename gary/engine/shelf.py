@@ -70,6 +70,11 @@ class EngineShelf:
             self._engines.pop(name).result().close()
         return len(self._engines) < self._capacity
 
+    @property
+    def last_used(self) -> str | None:
+        """The checkpoint used last, among those that are loaded; None for none."""
+        return next((name for name, task in reversed(self._engines.items()) if task.done()), None)
+
     def check_health(self) -> None:
         """Raises DeviceError where an engine cannot serve any more."""
         for engine in self._loaded():

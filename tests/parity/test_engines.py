@@ -16,7 +16,7 @@ from gary.engine.batching import BatchingEngine
 from gary.engine.core import EngineCore
 from gary.engine.reference import ReferenceEngine
 from gary.engine.request import AudioStretch, Engine, GenerationEvent, GenerationParams, GenerationRequest, Progress
-from gary.errors import Aborted, DeviceError, InvalidInput
+from gary.errors import Aborted, DeviceError, InvalidInput, ServerError
 from tests.parity.models import MODELS, tiny_model
 
 TINY = str(MODELS / "gary-tiny")
@@ -150,6 +150,43 @@ async def test_who_stops_listening_aborts(engine: BatchingEngine) -> None:
 async def test_bad_requests_are_refused(engine: BatchingEngine, request_: GenerationRequest, prompt: Clip) -> None:
     with pytest.raises(InvalidInput):
         await events_of(engine, request_, prompt)
+
+
+class SeatRefused(Exception):
+    pass
+
+
+class PickyCore(EngineCore):
+    """Cannot seat a request of seed 13, as if something in it were broken."""
+
+    def _seat(self, slot: int) -> None:
+        if self._jobs[self._key(slot)].request.seed == 13:
+            raise SeatRefused("unlucky")
+        super()._seat(slot)
+
+
+async def test_an_error_in_one_request_never_touches_its_neighbours(engine: BatchingEngine) -> None:
+    """It fails alone, as our fault; the others make what they make alone, and the engine goes on."""
+    alone = await samples_of(engine, ask("alone", seed=3))
+    core = engine._parts.core
+    core.__class__ = PickyCore
+    try:
+        asks = [ask("first", seed=3), ask("unlucky", seed=13), ask("second", seed=3)]
+        results: list[Any] = await asyncio.gather(*(samples_of(engine, each) for each in asks), return_exceptions=True)
+    finally:
+        core.__class__ = EngineCore
+    first, unlucky, second = results
+    assert isinstance(unlucky, ServerError)
+    assert not isinstance(unlucky, DeviceError)
+    assert "unlucky" in unlucky.message
+    assert np.array_equal(first, alone)
+    assert np.array_equal(second, alone)
+    engine.check_health()
+    assert core._scheduler.free_slots == engine_slots(core)
+
+
+def engine_slots(core: EngineCore) -> int:
+    return core._scheduler._table.slots
 
 
 async def test_an_error_of_the_device_fails_all_and_is_told() -> None:

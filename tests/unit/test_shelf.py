@@ -148,3 +148,12 @@ async def test_health_is_that_of_all() -> None:
             shelf.check_health()
     shelf.close()
     assert all(engine.closed for engine in loader.loaded)
+
+
+async def test_the_one_used_last_is_known() -> None:
+    """None before anything is loaded; then the checkpoint of the latest request."""
+    shelf = EngineShelf(Loader(), 2)
+    assert shelf.last_used is None
+    for name in ("a", "b", "a"):
+        async with shelf.use(name):
+            assert shelf.last_used == name
