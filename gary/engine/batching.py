@@ -31,7 +31,8 @@ from gary.engine.checkpoint import load
 from gary.engine.codec import Codec, StreamingDecoder
 from gary.engine.conditioning import TextConditioner
 from gary.engine.core import Drawn, EngineCore, TokenRequest
-from gary.engine.device import device_faults_translated, pick_device
+from gary.engine.device import device_faults_translated, pick_device, settle_arithmetic
+from gary.engine.graphs import graphed_steps
 from gary.engine.hub import use_hub
 from gary.engine.linear import Precision, default_precision
 from gary.engine.model import Decoder, cache_dtype
@@ -318,6 +319,8 @@ def _our_fault(ticket: _Ticket, error: Exception) -> ServerError:
 
 def make_parts(model: MusicGen, device: str, config: EngineConfig) -> Parts:
     """Takes a loaded MusicGen apart; of audiocraft's own language model only the text conditioner stays."""
+    if device == "cuda":
+        settle_arithmetic()
     lm = model.lm
     precision: Precision = default_precision(device) if config.precision == "auto" else config.precision
     pattern = DelayPattern(delays_of(lm.pattern_provider))
@@ -330,8 +333,9 @@ def make_parts(model: MusicGen, device: str, config: EngineConfig) -> Parts:
     rows = _rows(weights, window, device, config)
     decoder = Decoder(weights, rows, window, device)
     slots = min(rows, config.slots)
+    steps = graphed_steps(decoder, slots) if device == "cuda" and config.cuda_graphs else None
     core = EngineCore(
-        Runner(decoder, slots, window, device),
+        Runner(decoder, slots, window, device, steps),
         Scheduler(slots, rows, window, config.prefill_chunk),
         pattern,
         window_frames,

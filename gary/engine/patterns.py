@@ -65,32 +65,6 @@ class DelayPattern:
         firsts = enumerate(self._first_positions(sequence))
         return torch.stack([sequence[..., q, first : first + frames] for q, first in firsts], dim=-2)
 
-    def begin(self, prompt: torch.Tensor, frames: int, special: int) -> torch.Tensor:
-        """The sequence `[..., K, S]` of so many frames before anything is drawn, UNKNOWN where a token is to come.
-
-        Args:
-            prompt: codes `[..., K, T_prompt]`, with T_prompt from 0 to under `frames`.
-            frames: T of the whole, prompt included.
-            special: the token that stands for no frame; it is no token of any codebook.
-        """
-        to_come = frames - prompt.shape[-1]
-        assert to_come > 0, f"a prompt of {prompt.shape[-1]} frames leaves nothing of {frames} to be drawn"
-        codes = torch.nn.functional.pad(prompt, (0, to_come), value=UNKNOWN)  # [..., K, T]
-        return self.to_sequence(codes, special)
-
-    def holds_frame(self, frames: int) -> torch.Tensor:
-        """Where in the sequence a frame's token stands, and not the special one: `[K, S]` bool."""
-        frame = self._frame(self.positions(frames))
-        return (frame >= 0) & (frame < frames)
-
-    def is_drawn(self, prompt_frames: int, frames: int) -> torch.Tensor:
-        """Which tokens are drawn, being neither special nor the prompt's: `[K, S]` bool."""
-        return self.holds_frame(frames) & (self._frame(self.positions(frames)) >= prompt_frames)
-
-    def _frame(self, positions: int) -> torch.Tensor:
-        """The frame of every place, be there such a one or not: `[K, S]` int64."""
-        return torch.arange(positions) - 1 - torch.tensor(self.delays)[:, None]
-
     def _first_positions(self, tokens: torch.Tensor) -> list[int]:
         assert tokens.shape[-2] == self.codebooks, f"{tuple(tokens.shape)} is not [..., {self.codebooks}, positions]"
         return [1 + delay for delay in self.delays]

@@ -1,12 +1,14 @@
 """Carries out the scheduler's plans: sequences of tokens in, the next position of each drawn and written back.
 
-It owns the tensors of the slots and knows no queue, no request and no audio.
+It knows slots, but no queue, no request and no audio. Prompts are fed by the decoder itself, whatever their length;
+where the device has steps of fixed shape, those who decode are stepped by them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -34,20 +36,54 @@ class SlotState:
     counter: int
 
 
-class Runner:
-    """A decoder with `slots` sequences."""
+class Steps(Protocol):
+    """Steps of fixed shape over the rows of a decoder, which share its cache and own the slots' sequences.
 
-    def __init__(self, decoder: Decoder, slots: int, window: int, device: str) -> None:
-        codebooks = decoder.weights.shape.codebooks
+    Attributes:
+        sequences: [slots or more, K, window] int64.
+    """
+
+    @property
+    def sequences(self) -> torch.Tensor: ...
+
+    def serves(self, cross: CrossCache | None) -> bool:
+        """Whether requests with this description can be stepped so."""
+        ...
+
+    def seat(self, slot: int, state: SlotState) -> None:
+        """Hears who has a slot now; its sequence is there already."""
+        ...
+
+    def run(self, works: Sequence[SlotWork]) -> None:
+        """Feeds one position of each, draws and writes the next; may return before the device has done it."""
+        ...
+
+
+class Runner:
+    """A decoder with `slots` sequences.
+
+    Args:
+        decoder: with the cache that `steps` shares.
+        steps: who steps those who decode; the decoder itself where there is none.
+    """
+
+    def __init__(self, decoder: Decoder, slots: int, window: int, device: str, steps: Steps | None = None) -> None:
+        size = (slots, decoder.weights.shape.codebooks, window)  # [slots, K, S]
         self._decoder = decoder
         self._device = device
-        self._sequences = torch.full((slots, codebooks, window), UNKNOWN, dtype=torch.int64, device=device)
+        self._steps = steps
+        if steps is not None:
+            self._sequences = steps.sequences
+        else:
+            self._sequences = torch.full(size, UNKNOWN, dtype=torch.int64, device=device)
         self._states: list[SlotState | None] = [None] * slots
 
     def seat(self, slot: int, state: SlotState) -> None:
         """Gives a slot to a request."""
         self._states[slot] = state
         self._sequences[slot, :, : state.sequence.shape[1]] = state.sequence.to(self._device)
+        if self._steps is not None:
+            self._steps.seat(slot, state)
 
     def sequence(self, slot: int, end: int) -> torch.Tensor:
         """[K, end] of a slot, on the CPU."""
@@ -56,9 +92,27 @@ class Runner:
     @torch.no_grad()
     def run(self, plan: StepPlan) -> None:
         """Feeds the plan's positions and writes what is drawn."""
-        works = (*plan.decode, plan.prefill) if plan.prefill is not None else plan.decode
+        fed = list(plan.decode)
+        if self._steps is not None:
+            stepped, fed = self._parted(self._steps, fed)
+            if stepped:
+                self._steps.run(stepped)
+        if plan.prefill is not None:
+            fed.append(plan.prefill)
+        if fed:
+            self._feed(fed)
+
+    def _parted(self, steps: Steps, works: Sequence[SlotWork]) -> tuple[list[SlotWork], list[SlotWork]]:
+        """Those that `steps` serves, and the others."""
+        parted: tuple[list[SlotWork], list[SlotWork]] = ([], [])
+        for work in works:
+            parted[not steps.serves(self._state(work.slot).cross)].append(work)
+        return parted
+
+    def _feed(self, works: Sequence[SlotWork]) -> None:
+        """All positions in one pass of the decoder."""
         segments, tokens = self._lay_out(works)
-        sampled = plan.sampled
+        sampled = [work for work in works if work.samples]
         if not sampled:
             self._decoder.forward(tokens, segments, torch.empty(0, dtype=torch.int64, device=self._device))
             return

@@ -15,11 +15,11 @@ MODELS = Path(__file__).parents[2] / ".models"
 SMALL: dict[str, Any] = {"dim": 1024, "num_layers": 24, "num_heads": 16}
 
 
-def tiny_model() -> Any:
-    """audiocraft's MusicGen of the tiny checkpoint."""
+def tiny_model(device: str = "cpu") -> Any:
+    """audiocraft's MusicGen of the tiny checkpoint; on a GPU its language model is in fp16, as audiocraft loads it."""
     use_hub(MODELS, offline=True)  # before anything that imports the hub's libraries
     make_checkpoints(MODELS)
-    return load(str(MODELS / "gary-tiny"), "cpu")
+    return load(str(MODELS / "gary-tiny"), device)
 
 
 def stereo_model() -> Any:
@@ -32,9 +32,16 @@ def stereo_model() -> Any:
     return model
 
 
-def reshaped_model(*, seed: int = 0, delays: tuple[int, ...] = (), **transformer: int) -> Any:
+def reshaped_model(
+    *,
+    seed: int = 0,
+    delays: tuple[int, ...] = (),
+    device: str = "cpu",
+    dtype: str = "float32",
+    **transformer: int,
+) -> Any:
     """The tiny MusicGen with a language model of another shape in it, its weights random."""
-    model = tiny_model()  # first, since it settles where the hub is
+    model = tiny_model(device)  # first, since it settles where the hub is
 
     from audiocraft.models import builders
     from omegaconf import OmegaConf
@@ -45,6 +52,7 @@ def reshaped_model(*, seed: int = 0, delays: tuple[int, ...] = (), **transformer
         cfg.transformer_lm[name] = value
     if delays:
         cfg.codebooks_pattern.delay.delays = list(delays)
+    cfg.device, cfg.dtype = device, dtype
     torch.manual_seed(seed)
     model.lm = builders.get_lm_model(cfg).eval()
     return model

@@ -73,7 +73,7 @@ def ours(parts: Parts, asks: list[Ask], every: int = 1) -> list[torch.Tensor]:
 def audiocrafts(model: Any, ask: Ask) -> torch.Tensor:
     """The same by audiocraft's own loop, one request alone: [K, T]."""
     attributes, _ = model._prepare_tokens_and_attributes([ask.description], None)
-    prompt = ask.prompt(model.lm.num_codebooks)[None] if ask.prompt_frames else None
+    prompt = ask.prompt(model.lm.num_codebooks)[None].to(model.device) if ask.prompt_frames else None
     model.set_generation_params(
         use_sampling=ask.params.use_sampling,
         cfg_coef=ask.params.cfg_coef,
@@ -83,7 +83,7 @@ def audiocrafts(model: Any, ask: Ask) -> torch.Tensor:
         made = model.lm.generate(prompt, attributes, max_gen_len=ask.frames, **model.generation_params)
     else:
         made = model._generate_tokens(attributes, prompt)
-    return torch.as_tensor(made[0])
+    return torch.as_tensor(made[0]).cpu()
 
 
 def guided_logits(model: Any, ask: Ask, codes: torch.Tensor) -> torch.Tensor:
@@ -96,9 +96,11 @@ def guided_logits(model: Any, ask: Ask, codes: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         tensors = lm.condition_provider(lm.condition_provider.tokenize(attributes + null))
         # the last frames too, whose later codebooks lie beyond the steps that are whole
-        predicted = lm.compute_predictions(codes[None].repeat(2, 1, 1), [], tensors, keep_only_valid_steps=False)
+        predicted = lm.compute_predictions(
+            codes[None].repeat(2, 1, 1).to(model.device), [], tensors, keep_only_valid_steps=False
+        )
     cond, uncond = predicted.logits  # [K, T, card] each
-    return torch.as_tensor(uncond + (cond - uncond) * ask.params.cfg_coef)
+    return torch.as_tensor(uncond + (cond - uncond) * ask.params.cfg_coef).cpu()
 
 
 def compared(model: Any, ask: Ask, made: torch.Tensor, expected: torch.Tensor) -> int:

@@ -43,13 +43,12 @@ def theirs(delays: tuple[int, ...], frames: int) -> Any:
 
 @given(delay_tuples, frame_counts)
 def test_sequence_and_codes_equal_audiocrafts(delays: tuple[int, ...], frames: int) -> None:
-    """Laid out, masked and taken back, codes are what audiocraft makes of them, in a batch and alone."""
+    """Laid out and taken back, codes are what audiocraft makes of them, in a batch and alone."""
     pattern, codes = DelayPattern(delays), codes_of(delays, frames)
-    expected, _, mask = theirs(delays, frames).build_pattern_sequence(codes, SPECIAL)
+    expected, _, _ = theirs(delays, frames).build_pattern_sequence(codes, SPECIAL)
     sequence = pattern.to_sequence(codes, SPECIAL)
     assert torch.equal(sequence, expected)
     assert torch.equal(pattern.to_sequence(codes[1], SPECIAL), expected[1])
-    assert torch.equal(pattern.holds_frame(frames), mask)
     assert pattern.positions(frames) == expected.shape[-1]
     reverted, _, _ = theirs(delays, frames).revert_pattern_sequence(sequence, SPECIAL)
     assert torch.equal(pattern.to_codes(sequence), reverted)
@@ -64,10 +63,10 @@ def test_beginning_of_a_continuation_equals_audiocrafts(
     prompt_frames = data.draw(st.integers(0, frames - 1))
     pattern, prompt = DelayPattern(delays), codes_of(delays, frames)[..., :prompt_frames]
     unknown = torch.full((2, len(delays), frames - prompt_frames), UNKNOWN)
-    expected, _, _ = theirs(delays, frames).build_pattern_sequence(torch.cat([prompt, unknown], -1), SPECIAL)
-    begun = pattern.begin(prompt, frames, SPECIAL)
+    codes = torch.cat([prompt, unknown], -1)  # [2, K, T]
+    expected, _, _ = theirs(delays, frames).build_pattern_sequence(codes, SPECIAL)
+    begun = pattern.to_sequence(codes, SPECIAL)
     assert torch.equal(begun, expected)
-    assert torch.equal(pattern.is_drawn(prompt_frames, frames), begun[0] == UNKNOWN)
     first = pattern.prefill_positions(prompt_frames)
     assert first == theirs(delays, frames).get_first_step_with_timesteps(prompt_frames)
     assert not (begun[..., :first] == UNKNOWN).any()
