@@ -4,25 +4,34 @@ Every GET reads the database alone, so any replica answers for any task.
 """
 
 import asyncio
+import contextvars
 import logging
+import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from time import monotonic
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve import Deployment
+from ray.serve.schema import DeploymentStatusOverview, ServeStatus
 
 from deployments.handles import Handle, detach, result
 from gary.api.app import create_api
 from gary.api.services import Health, Services
 from gary.config import AppArgs
-from gary.errors import DatabaseUnavailable, GaryError
+from gary.errors import GaryError
 from gary.tasks.store import TaskStore
+from gary.tasks.task import QueueState
 
 _log = logging.getLogger("ray.serve")
 _HEALTH_TIMEOUT_S = 3.0
+_HEALTH_FRESH_S = 0.5
 _WORKERS = {"Conductor", "Fetcher", "Cropper"}
+
+T = TypeVar("T")
 
 
 class Ingress:
@@ -32,23 +41,25 @@ class Ingress:
 
     def __init__(self, args: AppArgs, uri: str, conductor: Handle, cropper: Handle) -> None:
         self._args = args
-        self._store = TaskStore(uri, args.database, args.tasks)
+        self._store = TaskStore(uri, args.database, args.tasks, args.limits.unfinished_tasks)
         self._conductor = conductor
         self._desk = CropperDesk(cropper)
+        self._probe = HealthProbe(self._store, args.sizes)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         services = Services(
             store=self._store,
             audio=self._desk,
             begin=lambda task_id: detach(self._begin(task_id)),
-            health=self._health,
+            health=self._probe.health,
             new_seed=lambda: secrets.randbelow(2**31),
             models=self._args.models,
             default_model=self._args.default_model,
             limits=self._args.limits,
+            access=self._args.access,
             sources=self._args.sources,
         )
-        return create_api(services)
+        return create_api(services, adds_request_id=False)  # Serve's proxy does, to every answer
 
     async def _begin(self, task_id: str) -> None:
         """Hands a task to a conductor; where none takes it now, the sweeper finds it in the store."""
@@ -57,22 +68,79 @@ class Ingress:
         except GaryError as error:
             _log.warning("task %s is left to the sweeper: %s", task_id, error)
 
-    async def _health(self) -> Health:
-        """Asks the database and Serve's controller; what does not answer in time is down.
 
-        Live means that a task sent now is worked on now: every deployment that it passes takes calls.
-        """
-        mongodb, ready = await asyncio.gather(self._database_answers(), _ready_deployments())
-        models = {f"MusicGen-{size}" for size in self._args.sizes}
-        return Health(mongodb=mongodb, pytorch=models <= ready, ray=ready >= _WORKERS)
+class HealthProbe:
+    """Asks the database and Serve's controller, each within _HEALTH_TIMEOUT_S; what does not answer in time is down.
 
-    async def _database_answers(self) -> bool:
+    Anybody may ask for health, any number of times, so one answer serves all who ask within _HEALTH_FRESH_S.
+
+    Args:
+        sizes: of the models; each is served by a deployment of its own.
+    """
+
+    def __init__(self, store: TaskStore, sizes: Sequence[str]) -> None:
+        self._store = store
+        self._sizes = tuple(sizes)
+        self._asked_s = -math.inf
+        self._answer: asyncio.Task[Health] | None = None
+        self._controller: asyncio.Task[ServeStatus] | None = None
+
+    async def health(self) -> Health:
+        if self._answer is None or (self._answer.done() and monotonic() - self._asked_s > _HEALTH_FRESH_S):
+            self._asked_s = monotonic()
+            self._answer = _apart(self._ask())
+        return await asyncio.shield(self._answer)
+
+    async def _ask(self) -> Health:
+        """Live means that a task sent now is worked on now: every deployment that it passes takes calls."""
+        queue, deployments = await asyncio.gather(self._queue(), self._deployments())
+        taking = {name for name, status in deployments.items() if _takes_calls(status)}
+        models = {size: deployments.get(f"MusicGen-{size}") for size in self._sizes}
+        return Health(
+            mongodb=queue is not None,
+            pytorch={f"MusicGen-{size}" for size in self._sizes} <= taking,
+            ray=taking >= _WORKERS,
+            queue=queue,
+            ready={size: _ready(status) if status is not None else 0 for size, status in models.items()},
+        )
+
+    async def _queue(self) -> QueueState | None:
         try:
             async with asyncio.timeout(_HEALTH_TIMEOUT_S):
-                await self._store.ping()
-        except (TimeoutError, DatabaseUnavailable):
-            return False
-        return True
+                return await self._store.queue()
+        except (TimeoutError, GaryError) as error:
+            _log.warning("the database does not answer: %s", error)
+            return None
+
+    async def _deployments(self) -> Mapping[str, DeploymentStatusOverview]:
+        """This application's deployments by name; none where Serve's controller does not answer.
+
+        Serve's call blocks and cannot be given up, so no second one is made while one is under way.
+        """
+        if self._controller is None or self._controller.done():
+            self._controller = _apart(asyncio.to_thread(serve.status))
+        try:
+            async with asyncio.timeout(_HEALTH_TIMEOUT_S):
+                status = await asyncio.shield(self._controller)
+        except (TimeoutError, RayError) as error:
+            _log.warning("Serve's controller does not answer: %s", error)
+            return {}
+        application = status.applications.get(serve.get_replica_context().app_name)
+        return application.deployments if application is not None else {}
+
+
+def _apart(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Work for several requests: it goes on when the one that began it is cancelled."""
+    return asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+
+
+def _ready(deployment: DeploymentStatusOverview) -> int:
+    """Replicas that run. Serve takes one that fails its health check out of these, and replaces it."""
+    return sum(count for state, count in deployment.replica_states.items() if state == "RUNNING")
+
+
+def _takes_calls(deployment: DeploymentStatusOverview) -> bool:
+    return _ready(deployment) > 0 or deployment.status == "HEALTHY"  # scaled to zero on purpose
 
 
 class CropperDesk:
@@ -92,24 +160,6 @@ class CropperDesk:
 
     async def to_mp3(self, data: bytes) -> bytes:
         return bytes(await result(self._cropper.to_mp3.remote(data), "the cropper"))
-
-
-async def _ready_deployments() -> set[str]:
-    """This application's deployments that take calls; none where Serve's controller does not answer."""
-    app_name = serve.get_replica_context().app_name
-    try:
-        async with asyncio.timeout(_HEALTH_TIMEOUT_S):
-            status = await asyncio.to_thread(serve.status)
-    except (TimeoutError, RayError):
-        return set()
-    deployments = status.applications[app_name].deployments
-    return {
-        name
-        for name, deployment in deployments.items()
-        # scaled to zero on purpose is healthy with no replica
-        if any(state == "RUNNING" and count for state, count in deployment.replica_states.items())
-        or deployment.status == "HEALTHY"
-    }
 
 
 deployment: Deployment = serve.deployment(

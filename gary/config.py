@@ -106,6 +106,9 @@ class TasksConfig(Config):
     sweep_s: Annotated[float, Field(gt=0, description="time between two looks for tasks left behind")] = 3.0
     progress_s: Annotated[float, Field(gt=0, description="least time between two writes of progress")] = 1.0
     ttl_s: Annotated[float, Field(gt=0, description="finished tasks are kept for")] = 7 * 24 * 3600.0
+    file_grace_s: Annotated[
+        float, Field(gt=0, description="audio of no task is kept for; far longer than an upload takes")
+    ] = 3600.0
 
 
 class EngineConfig(Config):

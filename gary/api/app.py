@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 
 from gary.api.body_limit import BodyLimit
-from gary.api.errors import install_error_handlers
+from gary.api.doors import Doors, Envelope
+from gary.api.errors import LastResort, install_error_handlers
 from gary.api.legacy import legacy_routes
 from gary.api.services import Services
 
+_EXPOSED_HEADERS = ["Retry-After", "X-Request-Id"]
 
-def create_api(services: Services) -> FastAPI:
-    """The application over `services`: the old clients' routes, open to browsers of any origin."""
-    app = FastAPI(title="gary", summary="Continues music with MusicGen")
-    app.include_router(legacy_routes(services))
+
+def create_api(services: Services, adds_request_id: bool = True) -> FastAPI:
+    """The application over `services`: the old clients' routes, behind the doors that `services.access` describes.
+
+    Args:
+        adds_request_id: False where the server before it puts X-Request-Id on answers.
+    """
+    app = FastAPI(
+        title="gary", summary="Continues music with MusicGen", redoc_url=None, redirect_slashes=False, version="1"
+    )
+    # what looks at a key is Doors; these describe it
+    schemes = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
+    keys = schemes if services.access.api_keys else []
+    app.include_router(legacy_routes(services, keys))
     install_error_handlers(app)
+    # the one added last is the outermost: refusals carry headers too, and a preflight needs no key
     app.add_middleware(BodyLimit, limit_bytes=services.limits.body_bytes)
-    # added last, so outermost: refusals carry its headers too
-    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(Doors, access=services.access)
+    app.add_middleware(LastResort)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(services.access.cors_origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=_EXPOSED_HEADERS,
+    )
+    app.add_middleware(Envelope, adds_request_id=adds_request_id)
     return app

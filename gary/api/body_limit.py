@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gary.api.errors import Refused, error_answer
 from gary.errors import TooLarge
 
 
@@ -20,9 +20,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._limit_bytes:
-            await self._refuse(scope, receive, send)
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdecimal() and int(declared[:20]) > self._limit_bytes:
+            await error_answer(self._error())(scope, receive, send)
             return
         received_bytes = 0
 
@@ -31,16 +31,10 @@ class BodyLimit:
             message = await receive()
             received_bytes += len(message.get("body", b""))
             if received_bytes > self._limit_bytes:
-                # FastAPI hides what a body's reader raises behind a 400, HTTPException apart
-                raise HTTPException(413, self._error().message)
+                raise Refused(self._error())
             return message
 
         await self._app(scope, counted, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = self._error()
-        response = JSONResponse({"error": error.message, "code": error.code}, error.http_status)
-        await response(scope, receive, send)
 
     def _error(self) -> TooLarge:
         return TooLarge(f"the body is too large; at most {self._limit_bytes} bytes are taken", "body_too_large")

@@ -1,18 +1,34 @@
-"""Every failure as `{"error": sentence, "code": word}`: our own tree, FastAPI's validation, unknown routes."""
+"""Every failure as `{"error": sentence, "code": word}`: our own tree, FastAPI's validation, unknown routes, bugs.
+
+What is logged of a request is its method and its route's pattern, never its URL.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
+import reprlib
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gary.errors import GaryError
+from gary.errors import ClientError, GaryError, RecoverableError, TooManyRequests, Unauthorized
 
 _log = logging.getLogger(__name__)
+_CODES = {404: "unknown_route", 405: "method_not_allowed", 413: "body_too_large"}
+_RETRY_UNAVAILABLE_S = 5
 _SHOWN_CHARACTERS = 80
+
+
+class Refused(HTTPException):
+    """One of our errors in the only dress in which FastAPI lets it through while a body is read."""
+
+    def __init__(self, error: ClientError) -> None:
+        super().__init__(error.http_status, error.message)
+        self.error = error
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -20,18 +36,54 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(GaryError, _ours)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unforeseen)
 
 
-def _answer(status: int, message: str, code: str) -> JSONResponse:
-    return JSONResponse({"error": message, "code": code}, status)
+def error_answer(error: GaryError) -> JSONResponse:
+    """The answer that an error of ours is, with the headers that its status asks for."""
+    headers = {}
+    match error:
+        case Unauthorized():
+            headers["WWW-Authenticate"] = 'Bearer realm="gary"'
+        case TooManyRequests():
+            headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        case RecoverableError():
+            headers["Retry-After"] = str(_RETRY_UNAVAILABLE_S)
+    return _answer(error.http_status, error.message, error.code, headers)
+
+
+class LastResort:
+    """Middleware. What nobody foresaw is logged and answered with 500, inside of what puts headers on answers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if started or scope["type"] != "http":
+                raise  # half an answer is out; the server breaks the connection, so that nobody takes it for whole
+            _log.error("%s %s failed", scope["method"], _route(scope), exc_info=error)
+            answer = _answer(500, "the service failed; the fault is ours and has been logged", "internal")
+            await answer(scope, receive, send)
+
+
+def _answer(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": message, "code": code}, status, headers)
 
 
 async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, GaryError)
     if error.http_status >= 500:
-        _log.error("%s %s: %s", request.method, request.url.path, error, exc_info=error)
-    return _answer(error.http_status, error.message, error.code)
+        _log.error("%s %s: %s", request.method, _route(request.scope), error, exc_info=error)
+    return error_answer(error)
 
 
 async def _malformed(request: Request, error: Exception) -> JSONResponse:
@@ -41,25 +93,32 @@ async def _malformed(request: Request, error: Exception) -> JSONResponse:
 
 def _sentence(item: dict[str, object]) -> str:
     """One of pydantic's findings: where, what, and the value as far as it is short."""
-    if item["type"] == "json_invalid":
-        return "the body is not JSON"
     location = item["loc"]
     assert isinstance(location, tuple)
     where = ".".join(str(part) for part in location[1:]) or "the body"
     if item["type"] == "missing":
         return f"{where} is missing"
-    shown = repr(item.get("input"))
-    given = f" (given: {shown})" if len(shown) <= _SHOWN_CHARACTERS else ""
-    return f"{where}: {item['msg']}{given}"
+    return f"{where}: {item['msg']} (given: {_shown(item.get('input'))})"
+
+
+def _shown(value: object) -> str:
+    """A value as far as it is short; it may be a whole body, of which no copy is to be made."""
+    if isinstance(value, str | bytes) and len(value) > _SHOWN_CHARACTERS:
+        return f"{value[:_SHOWN_CHARACTERS]!r}, {len(value)} long"
+    return reprlib.repr(value)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    answer = _answer(error.status_code, f"{request.method} {request.url.path}: {error.detail}", "http")
+    if isinstance(error, Refused):
+        return error_answer(error.error)
+    answer = _answer(error.status_code, str(error.detail), _CODES.get(error.status_code, "bad_request"))
     answer.headers.update(error.headers or {})
+    if "GET" in answer.headers.get("allow", ""):
+        answer.headers["allow"] += ", HEAD"
     return answer
 
 
-async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _answer(500, "the service failed; the fault is ours and has been logged", "internal")
+def _route(scope: Scope) -> str:
+    """The pattern of the route that was found, such as /tasks/{task_id}."""
+    return str(getattr(scope.get("route"), "path", "(no route)"))

@@ -8,133 +8,160 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 from bson import ObjectId, json_util
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Depends, Header, Path, Request
+from fastapi.params import Depends as DependsParam
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
-from gary.api.schemas import CombineBody, ContinueBody, CropBody, ExportBody, GenerateBody, decode_base64
-from gary.api.services import Services
+from gary.api.accept import accept_continue, accept_generate, decoded
+from gary.api.access import Caller
+from gary.api.answers import (
+    Accepted,
+    HealthAnswer,
+    Outcome,
+    ProgressAnswer,
+    TaskDocument,
+    error_responses,
+    mp3_response,
+)
+from gary.api.json_body import JsonRoute
+from gary.api.schemas import (
+    TASK_ID,
+    CombineBody,
+    ContinueBody,
+    CropBody,
+    ExportBody,
+    GenerateBody,
+)
+from gary.api.services import Health, Services
 from gary.errors import InvalidInput
-from gary.links import parse_link
-from gary.tasks.task import ContinueJob, GenerateJob, Sampling, Status, Task
-
-GENERATE_SAMPLING = Sampling(top_k=150, cfg_coef=5.0)
-CONTINUE_SAMPLING = Sampling(top_k=250, cfg_coef=3.0)
-GENERATE_DESCRIPTION = "drums, percussion"
-
-TaskId = Annotated[str, Path(description="24 hexadecimal digits")]
+from gary.tasks.task import Status, Task
 
 
-def legacy_routes(services: Services) -> APIRouter:
-    """The old contract over `services`."""
+def _caller(request: Request) -> Caller:
+    """Whom the doors let in."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+TaskId = Annotated[str, Path(description="24 hexadecimal digits", json_schema_extra=dict(TASK_ID))]
+CallerParam = Annotated[Caller, Depends(_caller)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[!-~]{1,255}$",
+        description="the same request under the same key is done once, and answered the same each time",
+    ),
+]
+
+
+def legacy_routes(services: Services, keys: Sequence[DependsParam] = ()) -> APIRouter:
+    """The old contract over `services`.
+
+    Args:
+        keys: describe what the doors ask for; /health is open.
+    """
     routes = APIRouter()
+    for part in (_task_routes(services, keys), _audio_routes(services, keys), _health_route(services)):
+        routes.include_router(part)
+    return routes
+
+
+def _task_routes(services: Services, keys: Sequence[DependsParam]) -> APIRouter:
+    routes = APIRouter(route_class=JsonRoute, dependencies=list(keys), responses=error_responses())
 
     @routes.post("/generate")
-    async def generate(body: GenerateBody) -> dict[str, str]:
+    async def generate(body: GenerateBody, caller: CallerParam, key: IdempotencyKey = None) -> Accepted:
         """Continues what plays at a URL."""
-        return {"task_id": await _accept_generate(services, body)}
+        return Accepted(task_id=await accept_generate(services, body, caller, key))
 
     @routes.post("/continue")
-    async def continue_(body: ContinueBody) -> dict[str, str]:
+    async def continue_(body: ContinueBody, caller: CallerParam, key: IdempotencyKey = None) -> Accepted:
         """Continues a clip; the task keeps its id."""
-        return {"task_id": await _accept_continue(services, body)}
+        return Accepted(task_id=await accept_continue(services, body, caller, key))
 
-    @routes.get("/tasks/{task_id}")
+    @routes.get("/tasks/{task_id}", response_model=TaskDocument)
     async def task(task_id: TaskId) -> Response:
         """The task as MongoDB extended JSON, its audio as base64 once it is completed."""
         found = await services.store.get(task_id)
         return await _with_audio(services, found, _document(found))
 
-    @routes.get("/fetch-result/{task_id}")
+    @routes.get("/fetch-result/{task_id}", response_model=Outcome)
     async def fetch_result(task_id: TaskId) -> Response:
         """The status, and the audio as base64 once there is some."""
         found = await services.store.get(task_id)
         return await _with_audio(services, found, {"status": _old_status(found), **_failure(found)})
 
     @routes.get("/progress/{task_id}")
-    async def progress(task_id: TaskId) -> dict[str, float]:
+    async def progress(task_id: TaskId) -> ProgressAnswer:
         """Per cent of the frames that exist."""
         found = await services.store.get(task_id)
-        return {"progress": round(100 * found.progress, 1)}
-
-    @routes.get("/health")
-    async def health() -> JSONResponse:
-        """Which parts answer; 503 where one does not."""
-        state = await services.health()
-        words = {part: _live(up) for part, up in vars(state).items()}
-        return JSONResponse({**words, "status": _live(state.live)}, 200 if state.live else 503)
-
-    @routes.post("/crop-audio", response_class=PlainTextResponse)
-    async def crop_audio(body: CropBody) -> PlainTextResponse:
-        """A stretch of a clip, as the base64 of an MP3."""
-        if body.end_s <= body.start_s:
-            raise InvalidInput(f"end is {body.end_s:g} s and start {body.start_s:g} s; end must come after start")
-        data = await _decoded(body.audio, "audioData")
-        return await _base64(await services.audio.crop(data, body.start_s, body.end_s))
-
-    @routes.post("/combine-audio", response_class=PlainTextResponse)
-    async def combine_audio(body: CombineBody) -> PlainTextResponse:
-        """Clips joined in order, as the base64 of an MP3."""
-        if len(body.clips) > services.limits.clips:
-            raise InvalidInput(f"{len(body.clips)} clips were sent; at most {services.limits.clips} are joined at once")
-        clips = [await _decoded(clip, f"audioClips.{index}") for index, clip in enumerate(body.clips)]
-        return await _base64(await services.audio.join(clips))
-
-    @routes.post("/export-to-mp3", response_class=PlainTextResponse)
-    async def export_to_mp3(body: ExportBody) -> PlainTextResponse:
-        """A clip as the base64 of an MP3."""
-        return await _base64(await services.audio.to_mp3(await _decoded(body.audio, "audioData")))
+        return ProgressAnswer(progress=round(100 * found.progress, 1))
 
     return routes
 
 
-async def _accept_generate(services: Services, body: GenerateBody) -> str:
-    model = services.model(body.model)
-    min_s, max_s = body.range_s(services.limits.output_max_s)
-    link = parse_link(body.url, services.sources.allow_direct_urls)
-    job = GenerateJob(
-        url=body.url,
-        link=link.url,
-        site=link.site,
-        start_s=body.start_s,
-        model=model.name,
-        prompt_s=body.prompt_s,
-        min_s=min_s,
-        max_s=max_s,
-        description=model.description or GENERATE_DESCRIPTION,
-        seed=services.new_seed(),
-        sampling=GENERATE_SAMPLING,
+def _audio_routes(services: Services, keys: Sequence[DependsParam]) -> APIRouter:
+    # a response class without a media type, else the errors would be described as text too
+    routes = APIRouter(
+        route_class=JsonRoute,
+        dependencies=list(keys),
+        default_response_class=Response,
+        responses={**error_responses(), **mp3_response()},
     )
-    task_id = await services.store.create(job)
-    services.begin(task_id)
-    return task_id
+
+    @routes.post("/crop-audio")
+    async def crop_audio(body: CropBody) -> Response:
+        """A stretch of a clip, as the base64 of an MP3."""
+        if body.end_s <= body.start_s:
+            raise InvalidInput(f"end is {body.end_s:g} s and start {body.start_s:g} s; end must come after start")
+        data = await decoded(body.audio, "audioData")
+        return await _base64(await services.audio.crop(data, body.start_s, body.end_s))
+
+    @routes.post("/combine-audio")
+    async def combine_audio(body: CombineBody) -> Response:
+        """Clips joined in order, as the base64 of an MP3."""
+        clips_max = services.limits.clips
+        if len(body.clips) > clips_max:
+            sent = len(body.clips)
+            raise InvalidInput(f"{sent} clips were sent; at most {clips_max} are joined at once", "too_many_clips")
+        clips = [await decoded(clip, f"audioClips.{index}") for index, clip in enumerate(body.clips)]
+        return await _base64(await services.audio.join(clips))
+
+    @routes.post("/export-to-mp3")
+    async def export_to_mp3(body: ExportBody) -> Response:
+        """A clip as the base64 of an MP3."""
+        return await _base64(await services.audio.to_mp3(await decoded(body.audio, "audioData")))
+
+    return routes
 
 
-async def _accept_continue(services: Services, body: ContinueBody) -> str:
-    """Everything is checked before the task is touched: a bad request leaves it as it was."""
-    model = services.model(body.model)
-    length_s = services.limits.output_max_s
-    if body.prompt_s >= length_s:
-        raise InvalidInput(f"prompt_duration is {body.prompt_s:g} s; it must be less than {length_s:g} s")
-    before = await services.store.get(body.task_id)
-    data = await _decoded(body.audio, "audio")
-    await services.audio.probe(data)
-    job = ContinueJob(
-        url=before.job.url,
-        start_s=before.job.start_s,
-        model=model.name,
-        prompt_s=body.prompt_s,
-        length_s=length_s,
-        description=model.description,
-        seed=services.new_seed(),
-        sampling=CONTINUE_SAMPLING,
-    )
-    await services.store.restart(body.task_id, job, data)
-    services.begin(body.task_id)
-    return body.task_id
+def _health_route(services: Services) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/health", response_model=HealthAnswer, responses={503: {"model": HealthAnswer}})
+    async def health() -> JSONResponse:
+        """Which parts answer, how long the queue is, and who is ready; 503 where a part does not answer."""
+        state = await services.health()
+        return JSONResponse(_health(services, state), 200 if state.live else 503)
+
+    return routes
+
+
+def _health(services: Services, state: Health) -> dict[str, Any]:
+    words = {"mongodb": state.mongodb, "pytorch": state.pytorch, "ray": state.ray, "status": state.live}
+    return {
+        **{part: "live" if up else "down" for part, up in words.items()},
+        "queue": state.queue.model_dump() if state.queue is not None else None,
+        "models": {
+            model.name: {"size": model.size, "replicas_ready": state.ready.get(model.size, 0)}
+            for model in services.models
+        },
+    }
 
 
 def _old_status(task: Task) -> str:
@@ -193,14 +220,5 @@ async def _quoted(opening: str, chunks: AsyncIterator[bytes], closing: str) -> A
     yield base64.b64encode(rest) + closing.encode()
 
 
-async def _decoded(text: str, field: str) -> bytes:
-    """100 MB take a while: not on the event loop."""
-    return await asyncio.to_thread(decode_base64, text, field)
-
-
 async def _base64(data: bytes) -> PlainTextResponse:
     return PlainTextResponse(await asyncio.to_thread(base64.b64encode, data))
-
-
-def _live(up: bool) -> str:
-    return "live" if up else "down"

@@ -9,23 +9,38 @@ import binascii
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from gary.errors import InvalidInput
 
-_RANGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)\s*")
+URL_MAX = 8192  # characters; far beyond any link that is served, and what a sentence about one may cost
+MODEL_MAX = 200  # characters of a model's name
+# What may be written where a number is meant; JavaScript's String(number) is always of this form.
+_DECIMAL = r"^ *[0-9]{1,15}(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,2})? *$"
+_RANGE_PATTERN = r"^ *[0-9]{1,5}(\.[0-9]{1,25})? *- *[0-9]{1,5}(\.[0-9]{1,25})? *$"
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
+TASK_ID = {"type": "string", "pattern": "^[0-9a-fA-F]{24}$"}
+_NULL = {"type": "null"}
 
 
 def _number(value: Any) -> Any:
-    """Pydantic takes true for 1; a client that sends it means something else."""
-    if isinstance(value, bool):
+    """Pydantic takes true for 1, and "1_0" for 10; a client that sends such means something else."""
+    if isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch(_DECIMAL[1:-1], value)):
         raise PydanticCustomError("not_a_number", "must be a number of seconds")
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+def _seconds(*others: dict[str, str], **bound: int) -> WithJsonSchema:
+    """A number, or a string that spells one, as the OpenAPI shows it."""
+    return WithJsonSchema({"anyOf": [{"type": "number", **bound}, {"type": "string", "pattern": _DECIMAL}, *others]})
+
+
+_FINITE = (BeforeValidator(_number), Field(allow_inf_nan=False))
+Start = Annotated[float, *_FINITE, Field(ge=0), _seconds(_NULL, minimum=0)]
+Length = Annotated[float, *_FINITE, Field(gt=0), _seconds(_NULL, exclusiveMinimum=0)]
+End = Annotated[float, *_FINITE, Field(gt=0), _seconds(exclusiveMinimum=0)]
+ModelName = Annotated[str | None, Field(max_length=MODEL_MAX, description="one of the served models' names")]
 
 
 class Body(BaseModel):
@@ -44,11 +59,15 @@ class Body(BaseModel):
 class GenerateBody(Body):
     """`POST /generate`."""
 
-    url: Annotated[str, Field(description="a YouTube or SoundCloud address")]
-    start_s: Annotated[Seconds, Field(alias="currentTime", ge=0)] = 0.0
-    model: str | None = None
-    prompt_s: Annotated[Seconds, Field(alias="promptLength", gt=0)] = 6.0
-    duration: Annotated[str, Field(description="least and greatest length in seconds, as 16-18")] = "16-18"
+    url: Annotated[str, Field(max_length=URL_MAX, description="a YouTube or SoundCloud address")]
+    start_s: Annotated[Start, Field(alias="currentTime")] = 0.0
+    model: ModelName = None
+    prompt_s: Annotated[Length, Field(alias="promptLength")] = 6.0
+    duration: Annotated[
+        str,
+        Field(description="least and greatest length in seconds, as 16-18"),
+        WithJsonSchema({"anyOf": [{"type": "string", "pattern": _RANGE_PATTERN}, _NULL]}),
+    ] = "16-18"
 
     def range_s(self, output_max_s: float) -> tuple[float, float]:
         """Least and greatest length of the answer.
@@ -56,10 +75,9 @@ class GenerateBody(Body):
         Raises:
             InvalidInput: `duration` is no range, reversed, zero or over `output_max_s`, or not longer than the prompt.
         """
-        match = _RANGE.fullmatch(self.duration)
-        if match is None:
+        if not re.fullmatch(_RANGE_PATTERN[1:-1], self.duration):
             raise InvalidInput(f"duration is {self.duration[:40]!r}; it must be a range of seconds such as '16-18'")
-        min_s, max_s = float(match[1]), float(match[2])
+        min_s, max_s = map(float, self.duration.split("-"))
         if not 0 < min_s <= max_s <= output_max_s:
             raise InvalidInput(
                 f"duration is {self.duration[:40]!r}; it must rise, from over 0 to at most {output_max_s:g} seconds"
@@ -72,9 +90,9 @@ class GenerateBody(Body):
 class ContinueBody(Body):
     """`POST /continue`."""
 
-    task_id: str
-    model: str | None = None
-    prompt_s: Annotated[Seconds, Field(alias="prompt_duration", gt=0)] = 6.0
+    task_id: Annotated[str, WithJsonSchema(TASK_ID)]
+    model: ModelName = None
+    prompt_s: Annotated[Length, Field(alias="prompt_duration")] = 6.0
     audio: Annotated[str, Field(description="base64 of WAV or MP3, with or without a data-URL prefix")]
 
 
@@ -82,8 +100,8 @@ class CropBody(Body):
     """`POST /crop-audio`."""
 
     audio: Annotated[str, Field(alias="audioData", description="base64")]
-    start_s: Annotated[Seconds, Field(alias="start", ge=0)] = 0.0
-    end_s: Annotated[Seconds, Field(alias="end", gt=0)]
+    start_s: Annotated[Start, Field(alias="start")] = 0.0
+    end_s: Annotated[End, Field(alias="end")]
 
 
 class CombineBody(Body):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gary.config import Limits, ModelSpec, SourcesConfig
+from gary.config import AccessConfig, Limits, ModelSpec, SourcesConfig
 from gary.errors import InvalidInput
 from gary.tasks.store import TaskStore
+from gary.tasks.task import QueueState
 
 
 class AudioDesk(Protocol):
     """Audio work that is answered at once; encoded bytes in, MP3 bytes out.
 
-    Each raises MediaError for bytes that are no audio, TooLarge for too much of it, InvalidInput for a range that
-    cannot be cut.
+    Each raises MediaError for bytes that are no audio, TooLarge (code `too_long`) for a clip over `Limits.clip_max_s`
+    or `Limits.decoded_bytes`, InvalidInput for a range that cannot be cut.
     """
 
     async def probe(self, data: bytes) -> float:
@@ -31,11 +32,20 @@ class AudioDesk(Protocol):
 
 @dataclass(frozen=True)
 class Health:
-    """Which parts answer."""
+    """Which parts answer, and how busy they are.
+
+    Attributes:
+        pytorch: every size of model takes calls.
+        ray: so does everything else that a task passes.
+        queue: None where the database does not answer.
+        ready: replicas that passed their latest health check, by size of model.
+    """
 
     mongodb: bool
     pytorch: bool
     ray: bool
+    queue: QueueState | None
+    ready: Mapping[str, int]
 
     @property
     def live(self) -> bool:
@@ -47,7 +57,8 @@ class Services:
     """Everything that a route may reach.
 
     Attributes:
-        begin: has a task worked on; returns at once.
+        begin: has a task worked on; returns at once. A task begun twice is worked on once.
+        health: answers in bounded time, whatever is down.
         new_seed: a seed for a request that brings none.
     """
 
@@ -59,6 +70,7 @@ class Services:
     models: tuple[ModelSpec, ...]
     default_model: str
     limits: Limits
+    access: AccessConfig
     sources: SourcesConfig
 
     def model(self, name: str | None) -> ModelSpec:

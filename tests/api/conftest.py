@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterator, Sequence
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import uuid4
 
 import httpx
 import numpy as np
 import pytest
 import yaml
+from fastapi import FastAPI
 
 from gary.api.app import create_api
 from gary.api.services import Health, Services
 from gary.audio import crop
 from gary.audio.clip import Clip
 from gary.audio.files import decode, encode_mp3, encode_wav
-from gary.config import AppArgs, DatabaseConfig, Limits, TasksConfig
+from gary.config import AccessConfig, ApiKey, AppArgs, DatabaseConfig, Limits, TasksConfig
 from gary.tasks.embedded import EmbeddedDatabase
 from gary.tasks.store import TaskStore
 from tests.running import ROOT
+
+KEY = "gk-3f9c41d7aa12"
+OTHER_KEY = "gk-70b1e2c9d4f5"
+
+
+def api_key(name: str, key: str) -> ApiKey:
+    """A key as the config lists it."""
+    return ApiKey(name=name, sha256=hashlib.sha256(key.encode()).hexdigest())
 
 
 class LocalDesk:
@@ -47,13 +59,26 @@ class Api:
     """An API under test, and what was asked of the rest of the house."""
 
     store: TaskStore
+    app: FastAPI = field(init=False)
     http: httpx.AsyncClient = field(init=False)
     begun: list[str] = field(default_factory=list)
-    health: Health = field(default_factory=lambda: Health(mongodb=True, pytorch=True, ray=True))
+    down: set[str] = field(default_factory=set)
 
-    async def generate(self, **changes: object) -> httpx.Response:
+    async def generate(self, headers: dict[str, str] | None = None, **changes: object) -> httpx.Response:
         body = {"url": "https://www.youtube.com/watch?v=dQw4w9WgXcQ", "currentTime": 12}
-        return await self.http.post("/generate", json=body | changes)
+        return await self.http.post("/generate", json=body | changes, headers=headers)
+
+    async def health(self) -> Health:
+        parts = {part: part not in self.down for part in ("mongodb", "pytorch", "ray")}
+        return Health(**parts, queue=await self.store.queue() if parts["mongodb"] else None, ready={"tiny": 1})
+
+    def asking_from(self, host: str, port: int = 50_000) -> httpx.AsyncClient:
+        """A client at that end of the connection."""
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, client=(host, port))
+        return httpx.AsyncClient(transport=transport, base_url="http://gary.test", timeout=60)
+
+
+OpenApi = Callable[..., AbstractAsyncContextManager[Api]]
 
 
 @pytest.fixture(scope="session")
@@ -63,35 +88,48 @@ def database_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
-async def api(database_uri: str) -> AsyncIterator[Api]:
+@asynccontextmanager
+async def opened_api(
+    database_uri: str, limits: Limits | None = None, access: AccessConfig | None = None, uri: str | None = None
+) -> AsyncIterator[Api]:
+    """An API on a database of its own; with `uri` on that server, and nothing is expected of it."""
     args = AppArgs.model_validate(
         yaml.safe_load((ROOT / "serve_config.dev.yaml").read_text())["applications"][0]["args"]
     )
-    limits = Limits(body_bytes=2_000_000, clips=3)
-    store = TaskStore(database_uri, DatabaseConfig(name=f"api-{uuid4().hex[:12]}"), TasksConfig())
-    await store.open()
-
+    limits = limits or Limits(body_bytes=2_000_000, clips=3)
+    database = DatabaseConfig(name=f"api-{uuid4().hex[:12]}", timeout_s=0.3 if uri else 10.0)
+    store = TaskStore(uri or database_uri, database, TasksConfig(), limits.unfinished_tasks)
+    if uri is None:
+        await store.open()
     under_test = Api(store)
-
-    async def health() -> Health:
-        return under_test.health
-
     services = Services(
         store=store,
         audio=LocalDesk(limits),
         begin=under_test.begun.append,
-        health=health,
+        health=under_test.health,
         new_seed=lambda: 7,
         models=args.models,
         default_model=args.default_model,
         limits=limits,
+        access=access or AccessConfig(),
         sources=args.sources,
     )
-    transport = httpx.ASGITransport(create_api(services), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gary.test", timeout=60) as under_test.http:
+    under_test.app = create_api(services)
+    async with under_test.asking_from("127.0.0.1") as under_test.http:
         yield under_test
     await store.close()
+
+
+@pytest.fixture
+def open_api(database_uri: str) -> OpenApi:
+    """`opened_api` on the session's database server."""
+    return partial(opened_api, database_uri)
+
+
+@pytest.fixture
+async def api(open_api: OpenApi) -> AsyncIterator[Api]:
+    async with open_api() as under_test:
+        yield under_test
 
 
 def tone(duration_s: float, rate_hz: int = 32_000, channels: int = 1) -> Clip:

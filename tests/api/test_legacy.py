@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import soundfile
 
-from gary.api.services import Health
 from gary.audio.files import encode_wav
 from gary.errors import SourceError
 from gary.tasks.task import ContinueJob, GenerateJob, Status
@@ -147,15 +146,6 @@ async def test_combine_joins_in_order_and_export_converts(api: Api) -> None:
     assert sound.frames / sound.samplerate == pytest.approx(3.5, abs=0.001)
     exported = await api.http.post("/export-to-mp3", json={"audioData": wav64(0.3, 192_000, 6)})
     assert soundfile.SoundFile(io.BytesIO(base64.b64decode(exported.text))).format == "MP3"
-
-
-@pytest.mark.parametrize("down", ["mongodb", "pytorch", "ray"])
-async def test_health_names_what_is_down(api: Api, down: str) -> None:
-    assert (await api.http.get("/health")).json()["status"] == "live"
-    api.health = Health(**{"mongodb": True, "pytorch": True, "ray": True} | {down: False})
-    answer = await api.http.get("/health")
-    assert answer.status_code == 503
-    assert (answer.json()["status"], answer.json()[down]) == ("down", "down")
 
 
 @pytest.mark.parametrize("origin", ["https://gary4web.example", "chrome-extension://abc", "null"])

@@ -13,7 +13,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.app import build
-from gary.config import AppArgs
+from gary.config import AccessConfig, AppArgs
 
 ROOT = Path(__file__).parents[2]
 SERVE_CONFIGS = ["serve_config.yaml", "serve_config.dev.yaml"]
@@ -127,6 +127,36 @@ def test_app_args_refuse(path: str, value: object) -> None:
     target[key] = value
     with pytest.raises(ValidationError, match=key):
         AppArgs.model_validate(args)
+
+
+@pytest.mark.parametrize("name", SERVE_CONFIGS)
+def test_the_old_clients_are_let_in(name: str) -> None:
+    """They know of no key and no rate, and their pages have other origins."""
+    access = AppArgs.model_validate(_load(name)["applications"][0]["args"]).access
+    assert (access.api_keys, access.key_posts_per_minute, access.address_posts_per_minute) == ((), None, None)
+    assert access.cors_origins == ("*",)
+
+
+def test_the_documented_access_is_valid() -> None:
+    """What docs/deployment.md shows of `args.access` can be pasted."""
+    block = (ROOT / "docs/deployment.md").read_text().split("```yaml\n")[1].split("```")[0]
+    access = AccessConfig.model_validate(yaml.safe_load(block)["args"]["access"])
+    assert set(access.model_fields_set) == set(AccessConfig.model_fields), "it shows every setting"
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        {"api_keys": [{"name": "a", "sha256": "a key in the clear"}]},
+        {"api_keys": [{"name": "a b", "sha256": "0" * 64}]},
+        {"trusted_proxies": ["10.0.0.1/8"]},
+        {"address_posts_per_minute": 0},
+    ],
+    ids=range(4),
+)
+def test_access_that_cannot_be_meant_is_refused(access: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        AccessConfig.model_validate(access)
 
 
 def test_models_listed_twice_are_refused() -> None:

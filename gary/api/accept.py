@@ -1,0 +1,105 @@
+"""From a body to a task: what the two POSTs that make work check, and the job that they make of it.
+
+Everything is checked before a task is written; what came before under the same Idempotency-Key is answered, not done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+
+from gary.api.access import Caller
+from gary.api.schemas import Body, ContinueBody, GenerateBody, decode_base64
+from gary.api.services import Services
+from gary.errors import InvalidInput
+from gary.links import parse_link
+from gary.tasks.task import ContinueJob, GenerateJob, Idempotency, Sampling
+
+GENERATE_SAMPLING = Sampling(top_k=150, cfg_coef=5.0)
+CONTINUE_SAMPLING = Sampling(top_k=250, cfg_coef=3.0)
+GENERATE_DESCRIPTION = "drums, percussion"
+
+_log = logging.getLogger(__name__)
+
+
+async def accept_generate(services: Services, body: GenerateBody, caller: Caller, key: str | None) -> str:
+    model = services.model(body.model)
+    min_s, max_s = body.range_s(services.limits.output_max_s)
+    longest_s = services.limits.source_duration_s
+    if body.start_s > longest_s:
+        raise InvalidInput(f"currentTime is {body.start_s:g} s; sources are at most {longest_s:g} s long", "past_end")
+    link = parse_link(body.url, services.sources.allow_direct_urls)
+    job = GenerateJob(
+        url=body.url,
+        link=link.url,
+        site=link.site,
+        start_s=body.start_s,
+        model=model.name,
+        prompt_s=body.prompt_s,
+        min_s=min_s,
+        max_s=max_s,
+        description=model.description or GENERATE_DESCRIPTION,
+        seed=services.new_seed(),
+        sampling=GENERATE_SAMPLING,
+    )
+    idempotency = _idempotency(caller, key, "/generate", body)
+    if known := await _answered_before(services, idempotency):
+        return known
+    task_id = await services.store.create(job, idempotency)
+    _begin(services, task_id, job, caller)
+    return task_id
+
+
+async def accept_continue(services: Services, body: ContinueBody, caller: Caller, key: str | None) -> str:
+    """Everything is checked before the task is touched: a bad request leaves it as it was."""
+    model = services.model(body.model)
+    length_s = services.limits.output_max_s
+    if body.prompt_s >= length_s:
+        raise InvalidInput(f"prompt_duration is {body.prompt_s:g} s; it must be less than {length_s:g} s")
+    before = await services.store.get(body.task_id)
+    data = await decoded(body.audio, "audio")
+    idempotency = await asyncio.to_thread(_idempotency, caller, key, "/continue", body, data)
+    if known := await _answered_before(services, idempotency):
+        return known
+    await services.audio.probe(data)
+    job = ContinueJob(
+        url=before.job.url,
+        start_s=before.job.start_s,
+        model=model.name,
+        prompt_s=body.prompt_s,
+        length_s=length_s,
+        description=model.description,
+        seed=services.new_seed(),
+        sampling=CONTINUE_SAMPLING,
+    )
+    await services.store.restart(before.id, job, data, idempotency)
+    _begin(services, before.id, job, caller)
+    return before.id
+
+
+def _idempotency(
+    caller: Caller, key: str | None, route: str, body: Body, audio: bytes | None = None
+) -> Idempotency | None:
+    """What makes two requests the same: their fields as they were understood, and the bytes of their audio."""
+    if key is None:
+        return None
+    asked = {"route": route, **body.model_dump(exclude={"audio"})}
+    if audio is not None:
+        asked["audio_sha256"] = hashlib.sha256(audio).hexdigest()
+    return Idempotency.of(caller.holder or "", key, json.dumps(asked, sort_keys=True))
+
+
+async def _answered_before(services: Services, idempotency: Idempotency | None) -> str | None:
+    return await services.store.replayed(idempotency) if idempotency is not None else None
+
+
+def _begin(services: Services, task_id: str, job: GenerateJob | ContinueJob, caller: Caller) -> None:
+    _log.info("task %s accepted: %s for %s", task_id, job.kind, caller)
+    services.begin(task_id)
+
+
+async def decoded(text: str, field: str) -> bytes:
+    """100 MB take a while: not on the event loop."""
+    return await asyncio.to_thread(decode_base64, text, field)
