@@ -7,8 +7,9 @@ What holds for every run of ffmpeg on a stranger's bytes:
 - the demuxer is one of `CONTAINERS`; playlists, which name other files and hosts, are not among them, and
   no protocol but `file` and `pipe` may be opened;
 - no string of a user's becomes an argument: only numbers do;
-- the child has its own session and limits on CPU, memory and file size, dies with the thread that started it
-  (prctl(2), PR_SET_PDEATHSIG), and is killed as a group when the time is up or the caller gives up.
+- the child has its own session, limits on CPU, memory and file size, no network, no second process and no file
+  beside that one (`gary.audio.confine`); it dies with the thread that started it, and is killed as a group when the
+  time is up or the caller gives up.
 
 What ffmpeg says goes to the log, never to a client.
 """
@@ -16,15 +17,16 @@ What ffmpeg says goes to the log, never to a client.
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import io
 import logging
 import math
 import os
-import resource
 import shutil
 import signal
 import struct
+import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
@@ -37,6 +39,7 @@ import imageio_ffmpeg
 import numpy as np
 import soundfile
 
+from gary.audio import confine
 from gary.audio.clip import Clip
 from gary.audio.crop import resample, with_channels
 from gary.config import MIB, Limits
@@ -52,6 +55,7 @@ MP3_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 4
 _MEMORY_BYTES = 2048 * MIB  # address space of one ffmpeg: the program itself, its threads' stacks, a demuxer's tables
 _STDERR_BYTES = 4096  # the end of what ffmpeg says is enough to tell why it failed
 _READ_BYTES = MIB
+_BLOCK_FRAMES = 1 << 18
 _SLACK_BYTES = 16 * MIB  # what cutting at whole seconds lets through beside the stretch, and more
 _AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the samples, their bytes, encoding, rate, channels
 _AU_FLOAT32 = 6
@@ -94,9 +98,9 @@ async def decode(data: bytes, limits: Limits, start_s: float = 0.0, length_s: fl
         MediaError: empty, not_audio, no_audio, too_short, unsupported_rate, unsupported_channels,
             timeout, too_costly.
         InvalidInput: past_end, or a start or length that is no such number.
-        TooLarge: too_long, beyond `limits.decoded_bytes` as float32.
-        ToolMissing: ffmpeg, setpriv or prlimit is not installed.
-        RecoverableError: this machine has no room for temporary files.
+        TooLarge: too_long, beyond `limits.decoded_bytes` as float32, or a whole file beyond `limits.clip_max_s`.
+        ToolMissing: ffmpeg is not installed.
+        RecoverableError: disk_full, this machine has no room for temporary files.
     """
     if not math.isfinite(start_s) or start_s < 0:
         raise InvalidInput(f"the start is a number of seconds from 0 on, not {start_s}", "bad_range")
@@ -108,6 +112,8 @@ async def decode(data: bytes, limits: Limits, start_s: float = 0.0, length_s: fl
         await asyncio.to_thread(_fill, source, data)
         clip, complaint = await _decode_file(source, limits, start_s, length_s)
         least_s = limits.clip_min_s if length_s is None else min(limits.clip_min_s, length_s)
+        if clip is not None and length_s is None and clip.duration_s > limits.clip_max_s:
+            raise TooLarge(f"the audio is longer than {limits.clip_max_s:g} s", "too_long")
         if clip is not None and clip.length_samples >= math.floor(least_s * clip.rate_hz):
             return clip
         if start_s > 0:
@@ -142,8 +148,8 @@ async def encode_mp3(clip: Clip, limits: Limits | None = None) -> bytes:
         limits: for `ffmpeg_timeout_s`; None: the defaults.
 
     Raises:
-        RecoverableError: the machine was too slow or has no room for temporary files.
-        ToolMissing: ffmpeg, setpriv or prlimit is not installed.
+        RecoverableError: timeout, disk_full: the machine was too slow, or has no room for temporary files.
+        ToolMissing: ffmpeg is not installed.
         FatalError: ffmpeg cannot write MP3.
     """
     limits = limits or Limits()
@@ -158,6 +164,8 @@ async def encode_mp3(clip: Clip, limits: Limits | None = None) -> bytes:
             done = await _run_ffmpeg(arguments, source, target, limits.ffmpeg_timeout_s, size_max)
         except TimeoutError as error:
             raise RecoverableError(f"writing MP3 took over {limits.ffmpeg_timeout_s:g} s", "timeout") from error
+        if done.status != 0 and os.strerror(errno.ENOSPC) in done.complaint:
+            raise RecoverableError("this machine has no room for temporary files", "disk_full")
         if done.status != 0:
             raise FatalError(f"ffmpeg could not write MP3 (status {done.status})", "encode_failed")
         return await asyncio.to_thread(_content, target)
@@ -180,8 +188,8 @@ async def _decode_file(
     first_s = math.floor(start_s)
     # Samples are counted, not dated: time stamps may be rounded, jump, or begin late.
     trim = f"asetpts=N/SR/TB,atrim=start={first_s}"
-    if length_s is not None:
-        trim += f":end={math.ceil(start_s + length_s) + 1}"
+    # of a whole file, a second more than is taken: enough to see that it is too long
+    trim += f":end={math.ceil(start_s + (limits.clip_max_s if length_s is None else length_s)) + 1}"
     arguments = ["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS, "-i", "file:/dev/stdin"]
     arguments += ["-map", "0:a:0", "-vn", "-sn", "-dn", "-map_metadata", "-1", "-af", trim]
     arguments += ["-fs", str(limits.decoded_bytes + 2 * _SLACK_BYTES), "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
@@ -220,9 +228,12 @@ def _read_au(data: bytearray) -> Clip | None:
         raise MediaError(f"the audio has {channels} channels; 1 to {CHANNELS_MAX} are served", "unsupported_channels")
     frames = max(0, len(data) - offset) // (4 * channels)
     interleaved = np.frombuffer(data, ">f4", count=frames * channels, offset=min(offset, len(data)))
-    samples = interleaved.reshape(frames, channels).T.astype(np.float32, order="C")  # [C, N]
-    with np.errstate(invalid="ignore"):
-        samples[~(np.abs(samples) <= SAMPLE_MAX)] = 0.0  # the comparison is false for NaN too
+    samples = np.empty((channels, frames), np.float32)
+    for first in range(0, frames, _BLOCK_FRAMES):  # in blocks, or a long clip would be held four times over
+        block = samples[:, first : first + _BLOCK_FRAMES]  # [C, up to _BLOCK_FRAMES]
+        block[:] = interleaved.reshape(frames, channels)[first : first + _BLOCK_FRAMES].T
+        with np.errstate(invalid="ignore"):
+            block[~(np.abs(block) <= SAMPLE_MAX)] = 0.0  # the comparison is false for NaN too
     return Clip(samples, rate_hz)
 
 
@@ -246,11 +257,12 @@ async def _run_ffmpeg(
 
     Raises:
         TimeoutError: not done within `timeout_s`; its whole process group is dead.
-        ToolMissing: it cannot be started.
+        ToolMissing: ffmpeg cannot be executed.
+        RecoverableError: no process can be started for now.
     """
     source.seek(0)
-    command = [*_limits_prefix(timeout_s, size_max + MIB if target else 0), str(find_ffmpeg())]
-    command += ["-nostdin", "-hide_banner", "-v", "error", "-y", "-threads", "1", *arguments]
+    command = _confined(timeout_s, size_max + MIB if target else 0)
+    command += [str(find_ffmpeg()), "-nostdin", "-hide_banner", "-v", "error", "-y", "-threads", "1", *arguments]
     async with asyncio.timeout(timeout_s), _child(command, source, target) as process:
         assert process.stderr is not None
         if process.stdout is None:
@@ -263,8 +275,10 @@ async def _run_ffmpeg(
         status = await process.wait()
     if complaint:
         _log.info("ffmpeg ended with status %d: %s", status, complaint)
-    if status in {126, 127}:  # setpriv or prlimit could not execute the next program
+    if status == confine.CANNOT_EXECUTE:
         raise ToolMissing("ffmpeg cannot be executed")
+    if status == confine.CANNOT_CONFINE:
+        raise FatalError("ffmpeg cannot be confined on this machine", "cannot_confine")
     return _Done(status, output, overflowed, complaint)
 
 
@@ -278,11 +292,12 @@ async def _child(command: list[str], source: IO[bytes], target: IO[bytes] | None
             stdout=PIPE if target is None else target,
             stderr=PIPE,
             env={"LC_ALL": "C"},
+            cwd="/",
             start_new_session=True,
             limit=_READ_BYTES,
         )
-    except FileNotFoundError as error:
-        raise ToolMissing(f"{command[0]} is not installed") from error
+    except OSError as error:  # too many processes or descriptors, no memory
+        raise RecoverableError(f"no process can be started: {error.strerror}", "no_process") from error
     try:
         yield process
     finally:
@@ -315,47 +330,40 @@ async def _last_words(stream: asyncio.StreamReader) -> str:
     return kept.decode(errors="replace").strip()
 
 
+def _confined(timeout_s: float, file_bytes: int) -> list[str]:
+    """The command that confines itself and then becomes the one that is appended."""
+    _tell_what_is_missing()
+    # Twice the wall clock and more: this is for when nobody watches that any longer.
+    limits = (math.ceil(2 * timeout_s) + 1, _MEMORY_BYTES, file_bytes)
+    return [sys.executable, "-I", "-S", confine.__file__, str(os.getpid()), *map(str, limits)]
+
+
 @functools.cache
-def _limits_prefix(timeout_s: float, file_bytes: int) -> tuple[str, ...]:
-    """The command that limits itself and then becomes ffmpeg; both programs belong to util-linux.
-
-    A `preexec_fn` would run Python between fork and exec, which may deadlock in a process with threads.
-    """
-    wanted = {
-        "as": (resource.RLIMIT_AS, _MEMORY_BYTES),
-        "cpu": (resource.RLIMIT_CPU, math.ceil(2 * timeout_s) + 1),  # for when nobody watches the wall clock
-        "fsize": (resource.RLIMIT_FSIZE, file_bytes),
-        "nofile": (resource.RLIMIT_NOFILE, 64),
-        "core": (resource.RLIMIT_CORE, 0),
-    }
-    prefix = [_tool("setpriv"), "--pdeathsig", "KILL", _tool("prlimit")]
-    for name, (kind, value) in wanted.items():
-        hard = resource.getrlimit(kind)[1]
-        prefix.append(f"--{name}={value if hard == resource.RLIM_INFINITY else min(value, hard)}")
-    return tuple(prefix)
-
-
-def _tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise ToolMissing(f"{name} (util-linux) is not installed")
-    return found
+def _tell_what_is_missing() -> None:
+    for name in confine.missing():
+        _log.warning("this kernel has no %s for us: ffmpeg runs without what that would hold back", name)
 
 
 def _temporary_file() -> IO[bytes]:
-    """A file without a name: gone when it is closed, or when we die."""
+    """A file without a name: gone when it is closed, or when we die. Not buffered, so closing writes nothing more."""
     try:
-        return tempfile.TemporaryFile()
+        return tempfile.TemporaryFile(buffering=0)
     except OSError as error:
-        raise RecoverableError("temporary files cannot be made on this machine", "no_space") from error
+        raise _no_room(error) from error
 
 
 def _fill(file: IO[bytes], data: bytes) -> None:
+    left = memoryview(data)
     try:
-        file.write(data)
-        file.flush()
+        while left:
+            left = left[file.write(left) :]
     except OSError as error:
-        raise RecoverableError("this machine has no room for temporary files", "no_space") from error
+        raise _no_room(error) from error
+
+
+def _no_room(error: OSError) -> RecoverableError:
+    code = "disk_full" if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} else "no_temporary_file"
+    return RecoverableError("this machine has no room for temporary files", code)
 
 
 def _content(file: IO[bytes]) -> bytes:

@@ -5,6 +5,7 @@ Downloads are whole and native: a range would be handed to ffmpeg, whose sockets
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -47,6 +48,10 @@ def download(job: Job, report: Callable[[Downloaded], None]) -> Done | Failed:
         return Failed(code=refusal.code, detail=refusal.detail)
     except YoutubeDLError as error:
         return Failed(code=classify(symptom_of(error)), detail=str(error)[:DETAIL_MAX])
+    except OSError as error:  # cookies are written back outside of what yt-dlp translates
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        return Failed(code="disk_full", detail=str(error)[:DETAIL_MAX])
     except MemoryError:  # pages and manifests are read whole; the audio itself is not
         return Failed(code="too_large", detail="more memory was needed than the process may take")
     return _done(info)

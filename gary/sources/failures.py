@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from gary.errors import SOURCE_UNAVAILABLE_CODES, SourceError, SourceUnavailable
+from gary.errors import SOURCE_UNAVAILABLE_CODES, RecoverableError, SourceError, SourceUnavailable
 from gary.sources.protocol import Code
 
 
@@ -47,7 +47,11 @@ _ROWS = (
     _Row("unsupported", kind="AddressRefused"),
     _Row("unsupported", kind="UnsupportedError"),
     _Row("unsupported", text=r"no suitable extractor"),
+    # A direct link that leads to another scheme, to no URL at all, in a circle, or to a page of another kind.
+    _Row("unsupported", text=r"no connection adapters were found|failed to parse: |invalid ipv6 url"),
+    _Row("unsupported", text=r"\[generic\].*(?:redirect loop detected|no video formats found)"),
     _Row("geo", kind="GeoRestrictedError"),
+    _Row("disk_full", text=r"\[Errno (?:28|122)\]"),  # ENOSPC, EDQUOT
     _Row("too_large", text=r"\[Errno 27\]"),  # EFBIG: the process met its own limit for files
     # What YouTube says in the player's place.
     _Row("bot_check", text=rf"confirm you{_APOSTROPHE}re not a bot|captcha challenge|anti-bot challenge"),
@@ -120,11 +124,14 @@ _SENTENCES: dict[Code, str] = {
     "unsupported": "We find no audio at this link. It has to lead to one public, unprotected recording.",
     "rate_limited": "The site does not serve our server for the moment. Try again later.",
     "timeout": "The audio did not arrive in time. Try again, or take a shorter recording.",
+    "disk_full": "Our server has no room for the download at the moment. Try again later.",
     "upstream": "The site did not give us the audio this time. Try again later.",
 }
 
 
-def error_for(code: Code) -> SourceError | SourceUnavailable:
+def error_for(code: Code) -> SourceError | RecoverableError:
     """The error of ours that a code stands for, with its sentence."""
+    if code == "disk_full":
+        return RecoverableError(_SENTENCES[code], code)
     kind = SourceUnavailable if code in SOURCE_UNAVAILABLE_CODES else SourceError
     return kind(_SENTENCES[code], code)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import logging
 import os
 import shutil
@@ -14,7 +16,7 @@ import signal
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -25,6 +27,7 @@ import gary
 from gary.config import Limits, SourcesConfig
 from gary.errors import FatalError, RecoverableError, ToolMissing
 from gary.links import Link, parse_link
+from gary.logs import relay
 from gary.sources.failures import error_for
 from gary.sources.protocol import FILE_NAME, LINE_MAX_BYTES, MESSAGES, Done, Downloaded, Failed, Job
 
@@ -33,6 +36,14 @@ logger = logging.getLogger(__name__)
 OnProgress = Callable[[int, int | None], None]
 
 _LOG_TAIL_BYTES = 8192
+_PREFIX = "gary-fetch-"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # EFBIG: a limit of this process for the size of files
+
+# Whom the sites' own extractors ask: pages, player and media.
+_SITE_HOSTS = {
+    "youtube": (".youtube.com", ".googlevideo.com", ".googleapis.com", ".google.com", ".ytimg.com"),
+    "soundcloud": (".soundcloud.com", ".sndcdn.com", ".soundcloud.cloud"),
+}
 
 
 @dataclass(frozen=True)
@@ -63,19 +74,86 @@ async def fetch(
         InvalidInput: the link is not among those that are served.
         SourceError: it cannot be fetched; `code` is one of SOURCE_CODES.
         SourceUnavailable: it was not served this time; `code` is one of SOURCE_UNAVAILABLE_CODES.
-        RecoverableError: the process broke down.
+        RecoverableError: the process broke down; code `disk_full`: this machine has no room for the download.
         FatalError: deno is missing or the cookie file cannot be read.
     """
     assert start_s >= 0, f"start_s is checked before, not {start_s}"
-    with tempfile.TemporaryDirectory(prefix="gary-fetch-") as directory:
-        job = _make_job(parse_link(link.url, sources.allow_direct_urls), start_s, limits, sources, Path(directory))
+    served = parse_link(link.url, sources.allow_direct_urls)
+    with _private_directory() as directory:
+        job = _make_job(served, start_s, limits, sources, directory)
         try:
             done = await _run(job, on_progress)
         except RecoverableError as error:
-            logger.warning("fetching %s: %s: %s\n%s", job.url, error.code, error, _log_tail(job.job_dir))
+            logger.warning("fetching %s: %s: %s", job.url, error.code, error)
+            relay(_log_tail(job.job_dir).splitlines(), logger)
             raise
         data = await asyncio.to_thread(_take_file, job.job_dir / FILE_NAME, limits.download_bytes)
     return FetchedAudio(data, done.title, done.duration_s)
+
+
+def remove_orphans(folder: Path | None = None) -> int:
+    """Removes what fetches left behind whose process was killed; says how many directories that were.
+
+    A directory belongs to the process that holds its lock (flock(2)), which goes with the process, however that ends.
+
+    Args:
+        folder: where they lie; None: where temporary files go.
+    """
+    removed = 0
+    for path in sorted((folder or Path(tempfile.gettempdir())).glob(f"{_PREFIX}*")):
+        lock = _lock(path)
+        if lock is None:
+            continue
+        try:
+            shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(lock)
+        removed += not path.exists()
+    return removed
+
+
+def _lock(path: Path) -> int | None:
+    """The descriptor of a directory of ours that is locked from now on; None where it is another's, or gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status = os.fstat(descriptor)
+        if status.st_uid == os.geteuid() and os.path.samestat(status, path.stat()):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(descriptor)
+    return None
+
+
+@contextlib.contextmanager
+def _private_directory() -> Iterator[Path]:
+    """A new directory that no `remove_orphans` removes, until the block ends."""
+    lock = None
+    while lock is None:  # between making and locking it, somebody's remove_orphans may have come by
+        with _room_needed():
+            path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        lock = _lock(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+        if path.exists():
+            logger.warning("%s could not be removed", path)
+
+
+@contextlib.contextmanager
+def _room_needed() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise error_for("disk_full") from error
+        raise RecoverableError(f"The download cannot begin: {error.strerror}.") from error
 
 
 def _make_job(link: Link, start_s: float, limits: Limits, sources: SourcesConfig, directory: Path) -> Job:
@@ -89,6 +167,7 @@ def _make_job(link: Link, start_s: float, limits: Limits, sources: SourcesConfig
         source_duration_s=limits.source_duration_s,
         timeout_s=limits.download_timeout_s,
         parent_pid=os.getpid(),
+        hosts=sources.allow_direct_urls if link.site == "direct" else _SITE_HOSTS[link.site],
         listed_address=link.literal_address(),
         deno_path=_find_deno() if youtube else None,
         cookie_file=None if link.site == "direct" else _copy_cookies(sources.cookie_file, directory),
@@ -112,13 +191,16 @@ def _copy_cookies(cookie_file: Path | None, directory: Path) -> Path | None:
     try:
         return Path(shutil.copyfile(cookie_file, directory / "cookies.txt"))
     except OSError as error:
+        if error.errno in _FULL:
+            raise error_for("disk_full") from error
         raise FatalError(f"the cookie file cannot be read: {error.strerror}", "cookie_file") from error
 
 
 async def _run(job: Job, on_progress: OnProgress | None) -> Done:
-    (job.job_dir / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
-    with (job.job_dir / "job.json").open("rb") as stdin, (job.job_dir / "child.log").open("wb") as stderr:
-        process = await _start(job, stdin, stderr)
+    with _room_needed():
+        (job.job_dir / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+        with (job.job_dir / "job.json").open("rb") as stdin, (job.job_dir / "child.log").open("wb") as stderr:
+            process = await _start(job, stdin, stderr)
     try:
         async with asyncio.timeout(job.timeout_s):
             return await _follow(process, job, on_progress)
@@ -187,20 +269,30 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _take_file(path: Path, limit_bytes: int) -> bytes:
-    """A file's bytes; the file is gone afterwards."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    """A file's bytes.
+
+    Raises:
+        SourceError: code `too_large`.
+        RecoverableError: there is no such plain file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise RecoverableError("The download broke down: it left no file.") from error
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise RecoverableError("The download broke down: it left no file.")
         if status.st_size > limit_bytes:
             raise error_for("too_large")
-        data = file.read()
-    path.unlink()
-    return data
+        return file.read(limit_bytes)
 
 
 def _log_tail(directory: Path) -> str:
-    with (directory / "child.log").open("rb") as log:
-        log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+    path = directory / "child.log"
+    if not path.exists():  # it never came to that
+        return ""
+    with path.open("rb") as log:
+        if log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES)) > 0:
+            log.readline()  # the rest of one
         return log.read().decode("utf-8", "replace")

@@ -29,6 +29,7 @@ Code = Literal[
     "rate_limited",
     "timeout",
     "upstream",
+    "disk_full",  # ours, not the far side's
 ]
 
 
@@ -47,6 +48,7 @@ class Job(_Value):
     source_duration_s: float
     timeout_s: float
     parent_pid: int
+    hosts: tuple[str, ...]  # `host`, `host:port`, or `.host` for it and all below it: no other name is looked up
     listed_address: tuple[str, int] | None = None  # (IP, port) reached although it may be private
     deno_path: Path | None = None  # the one program that may be started
     cookie_file: Path | None = None  # the job's own copy

@@ -386,6 +386,6 @@ def children() -> list[int]:
             if stat.exists():
                 _, _, rest = stat.read_text().partition("(")
                 name, _, state = rest.rpartition(") ")
-                if name.startswith(("setpriv", "prlimit", "ffmpeg")) and state[0] != "Z":
+                if name.startswith(("python", "ffmpeg")) and state[0] != "Z":
                     found.append(int(pid))
     return found

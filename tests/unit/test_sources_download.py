@@ -22,6 +22,7 @@ def make_job(site: str = "youtube", start_s: float = 10.0) -> Job:
             "source_duration_s": 600,
             "timeout_s": 30,
             "parent_pid": 1,
+            "hosts": ["www.youtube.com"],
         }
     )
 

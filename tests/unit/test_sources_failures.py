@@ -5,6 +5,7 @@ from types import ModuleType
 from typing import get_args
 
 import pytest
+import requests.sessions
 import yt_dlp.extractor.common
 import yt_dlp.extractor.generic
 import yt_dlp.extractor.youtube._base
@@ -14,7 +15,7 @@ import yt_dlp.YoutubeDL
 from yt_dlp.networking.exceptions import TransportError
 from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError, UnsupportedError
 
-from gary.errors import SOURCE_CODES, SOURCE_UNAVAILABLE_CODES, SourceError, SourceUnavailable
+from gary.errors import SOURCE_CODES, SOURCE_UNAVAILABLE_CODES, RecoverableError, SourceError, SourceUnavailable
 from gary.sources.failures import Symptom, classify, error_for, symptom_of
 from gary.sources.guard import AddressRefused
 from gary.sources.protocol import Code
@@ -74,6 +75,7 @@ def test_texts_have_codes(text: str, code: Code) -> None:
         (yt_dlp.YoutubeDL, "Requested format is not available", "unsupported"),
         (yt_dlp.YoutubeDL, "No suitable extractor", "unsupported"),
         (yt_dlp.YoutubeDL, "No video formats found!", "upstream"),
+        (requests.sessions, "No connection adapters were found", "unsupported"),
     ],
 )
 def test_the_installed_downloader_still_writes_these_texts(module: ModuleType, text: str, code: Code) -> None:
@@ -95,10 +97,16 @@ def test_the_installed_downloader_still_writes_these_texts(module: ModuleType, t
         (451, "Unable to download webpage: HTTP Error 451: Unavailable For Legal Reasons", "geo"),
         (500, "Unable to download webpage: HTTP Error 500: Internal Server Error", "upstream"),
         (504, "Unable to download webpage: HTTP Error 504: Gateway Timeout", "timeout"),
+        (302, "[generic] a: Unable to download webpage: HTTP Error 302: Found (redirect loop detected)", "unsupported"),
+        (302, "[youtube] a: Unable to download webpage: HTTP Error 302: Found (redirect loop detected)", "upstream"),
+        (None, "[generic] a: No video formats found!; please report this issue", "unsupported"),
+        (None, "unable to write data: [Errno 28] No space left on device", "disk_full"),
+        (None, "unable to write data: [Errno 27] File too large", "too_large"),
     ],
 )
-def test_statuses_have_codes(status: int, text: str, code: Code) -> None:
-    """An HTTP status decides where the text says no more; a 403 on the media itself is the far side's trouble."""
+def test_statuses_have_codes(status: int | None, text: str, code: Code) -> None:
+    """An HTTP status decides where the text says no more; a 403 on the media itself is the far side's trouble, a full
+    disk ours."""
     assert classify(Symptom(frozenset({"HTTPError"}), status, text)) == code
 
 
@@ -128,11 +136,13 @@ def test_classes_are_found_in_the_chain(error: Exception, code: Code) -> None:
 
 
 def test_every_code_has_its_error_and_its_sentence() -> None:
-    """The codes of the protocol are exactly those of the error tree; each makes the right class, with a sentence."""
+    """The codes of the protocol are those of the error tree and a full disk; each makes the right class, with a
+    sentence."""
     codes: tuple[Code, ...] = get_args(Code)
-    assert set(codes) == SOURCE_CODES | SOURCE_UNAVAILABLE_CODES
+    assert set(codes) == SOURCE_CODES | SOURCE_UNAVAILABLE_CODES | {"disk_full"}
     for code in codes:
         error = error_for(code)
-        assert type(error) is (SourceUnavailable if code in SOURCE_UNAVAILABLE_CODES else SourceError)
+        kinds = (SourceUnavailable, SOURCE_UNAVAILABLE_CODES), (RecoverableError, {"disk_full"})
+        assert type(error) is next((kind for kind, members in kinds if code in members), SourceError)
         assert error.code == code
         assert error.message.endswith(".")

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import soundfile
 from gary.config import Limits, SourcesConfig
 from gary.errors import FatalError, InvalidInput, RecoverableError, SourceError, SourceUnavailable
 from gary.links import Link, parse_link
-from gary.sources.fetch import FetchedAudio, _end, fetch
+from gary.sources.fetch import FetchedAudio, _end, fetch, remove_orphans
 
 WAIT_S = 30.0
 
@@ -351,3 +352,34 @@ async def test_a_cookie_file_that_cannot_be_read_is_our_fault(tmp_path: Path) ->
     with pytest.raises(FatalError) as caught:
         await fetch(Link("soundcloud", "https://soundcloud.com/artist/track"), 0.0, Limits(), sources)
     assert caught.value.code == "cookie_file"
+
+
+_OWNER = """
+import sys, tempfile, time
+from gary.sources.fetch import _private_directory
+
+tempfile.tempdir = sys.argv[1]
+with _private_directory() as directory:
+    (directory / "source.media").write_bytes(b"half of it")
+    print(directory, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_orphans_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    """A directory goes once the process that made it is gone, however that ended, and not before; other files, links
+    and directories stay."""
+    other, link = tmp_path / "other", tmp_path / "gary-fetch-link"
+    other.mkdir()
+    (other / "kept").touch()
+    link.symlink_to(other)
+    command = [sys.executable, "-c", _OWNER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        directory = Path(owner.stdout.readline().strip())
+        assert (remove_orphans(tmp_path), directory.exists()) == (0, True)
+        owner.kill()
+    assert directory.exists()
+    assert (remove_orphans(tmp_path), directory.exists()) == (1, False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gary-fetch-link", "other"]
+    assert (other / "kept").exists()

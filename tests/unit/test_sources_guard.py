@@ -1,5 +1,6 @@
 """What the fetching process may touch: addresses and programs."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -70,6 +71,33 @@ def test_a_listed_address_is_reached_at_its_own_port_only() -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "port", "listed"),
+    [
+        ("files.example.org", 80, True),
+        (b"FILES.example.org", 443, True),
+        ("www.site.example", 443, True),
+        ("site.example", 443, True),
+        ("127.0.0.1", 8400, True),
+        ("::1", 8400, True),
+        ("files.example.org", 8080, False),
+        ("www.files.example.org", 443, False),
+        ("evil-site.example", 443, False),
+        ("site.example.evil.tld", 443, False),
+        ("127.0.0.1", 80, False),
+        ("8.8.8.8", 443, False),
+        ("", 443, False),
+        (None, 443, False),
+        ("files.example.org", "80", False),
+    ],
+)
+def test_only_listed_names_are_looked_up(host: object, port: object, listed: bool) -> None:
+    """A name is asked for only if it, or what it lies below, is listed, at the ports of the web or at its own."""
+    guard = Guard(None, None, ("files.example.org", ".site.example", "127.0.0.1:8400", "[::1]:8400"))
+    with contextlib.nullcontext() if listed else pytest.raises(AddressRefused):
+        guard("socket.getaddrinfo", (host, port, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
     ("event", "args"),
     [
         ("subprocess.Popen", ("/usr/bin/ffmpeg", ["ffmpeg"], None, None)),
@@ -90,13 +118,13 @@ def test_no_program_but_one_is_started(event: str, args: tuple[Any, ...]) -> Non
 
 _CONFINED = """
 import json, socket, subprocess, sys
-from gary.sources.child import _limit_resources
+from gary.sources.child import _confine
 from gary.sources.guard import Guard
 from gary.sources.protocol import Job
 from yt_dlp import YoutubeDL
 
 job = Job.model_validate_json(sys.stdin.read())
-_limit_resources(job)
+_confine(job)
 sys.addaudithook(Guard(None, str(job.deno_path)))
 found = {}
 with YoutubeDL({"quiet": True, "js_runtimes": {"deno": {"path": str(job.deno_path)}}}) as downloader:
@@ -129,6 +157,7 @@ def test_the_confined_process_runs_deno_and_nothing_else(tmp_path: Path) -> None
         source_duration_s=60,
         timeout_s=30,
         parent_pid=os.getpid(),
+        hosts=(),
         deno_path=Path(deno.find_deno_bin()),
     )
     run = subprocess.run(
