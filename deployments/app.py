@@ -6,11 +6,23 @@ No `from __future__ import annotations` here: Serve reads the type of `args` to 
 import os
 import socket
 from pathlib import Path
+from typing import NamedTuple
 
-from ray.serve import Application
+from ray.serve import Application, Deployment
 
 from deployments import conductor, cropper, database, fetcher, ingress, musicgen
 from gary.config import AppArgs, DatabaseConfig, EngineConfig, ModelSpec
+
+
+class Parts(NamedTuple):
+    """What an application is put together from. Others than the product's own come in here, for tests."""
+
+    database: Deployment = database.deployment
+    fetcher: Deployment = fetcher.deployment
+    cropper: Deployment = cropper.deployment
+    musicgen: Deployment = musicgen.deployment
+    conductor: Deployment = conductor.deployment
+    ingress: Deployment = ingress.deployment
 
 
 def build(args: AppArgs) -> Application:
@@ -18,6 +30,11 @@ def build(args: AppArgs) -> Application:
 
     Relative paths in `args` are taken from the directory that the application is started in.
     """
+    return assemble(args, Parts())
+
+
+def assemble(args: AppArgs, parts: Parts) -> Application:
+    """`build`, of any parts that fit."""
     args = args.model_copy(
         update={
             "database": _resolved_database(args.database),
@@ -25,18 +42,18 @@ def build(args: AppArgs) -> Application:
             "models": tuple(_resolved_model(model) for model in args.models),
         }
     )
-    embedded = None if args.database.uri else database.deployment.bind(args.database)
+    embedded = None if args.database.uri else parts.database.bind(args.database)
     uri = args.database.uri or f"mongodb://127.0.0.1:{args.database.port}/"
-    fetching = fetcher.deployment.bind(args.limits, args.sources)
-    cropping = cropper.deployment.bind(args.limits)
-    models = {size: _musicgen(args, size) for size in args.sizes}
-    conducting = conductor.deployment.bind(args, uri, fetching, cropping, models, embedded)
-    return ingress.deployment.bind(args, uri, conducting, cropping)
+    fetching = parts.fetcher.bind(args.limits, args.sources)
+    cropping = parts.cropper.bind(args.limits)
+    models = {size: _musicgen(args, size, parts.musicgen) for size in args.sizes}
+    conducting = parts.conductor.bind(args, uri, fetching, cropping, models, embedded)
+    return parts.ingress.bind(args, uri, conducting, cropping)
 
 
-def _musicgen(args: AppArgs, size: str) -> Application:
+def _musicgen(args: AppArgs, size: str, deployment: Deployment) -> Application:
     models = tuple(model for model in args.models if model.size == size)
-    return musicgen.deployment.options(name=f"MusicGen-{size}").bind(models, args.engine)
+    return deployment.options(name=f"MusicGen-{size}").bind(models, args.engine)
 
 
 def _resolved_database(config: DatabaseConfig) -> DatabaseConfig:

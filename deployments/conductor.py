@@ -1,42 +1,46 @@
-"""Runs a task from queued to done: lease, fetch, generate, encode, store.
-
-It holds handles and the task store, never a model, a file or a decoder. Source samples pass from deployment to
-deployment as responses and not through here; only what MusicGen made, streamed as it comes, is gathered here.
+"""Runs a task from queued to done: claims it, keeps the lease while `deployments.work` works, stores what came of it.
 
 A task's worker holds a lease that it renews; a worker that is not heard of loses the task to another, and whatever it
-writes then is refused by the store. A sweeper finds what waits or was left behind, and starts it through the
-conductor's own handle, so that Serve counts and drains that work.
+writes then is refused by the store. Three loops beside the work, one of each a replica: the lease of each attempt, a
+watch that asks once for all attempts whether their tasks are still theirs, and a sweep that starts what waits or was
+left behind, through the conductor's own handle, so that Serve counts and drains that work.
 """
 
 import asyncio
 import logging
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from time import monotonic
 from uuid import uuid4
 
 from ray import serve
 from ray.serve import Deployment
 
-from deployments.handles import Handle, Response, detach, result, stream
-from gary.audio.clip import Clip
-from gary.audio.plan import Plan
+from deployments import logs
+from deployments.handles import Handle, detach, result
+from deployments.logs import on_task
+from deployments.work import Made, Staff, Work
 from gary.config import AppArgs
-from gary.engine.request import AudioStretch, GenerationParams, GenerationRequest, Progress
-from gary.errors import DatabaseUnavailable, GaryError, LeaseLost, RecoverableError, ServerError, SourceUnavailable
-from gary.links import Link
+from gary.errors import Aborted, DatabaseUnavailable, GaryError, LeaseLost, RecoverableError, ServerError
+from gary.tasks.queue import backoff_s
 from gary.tasks.store import TaskStore
-from gary.tasks.task import Claim, ContinueJob, GenerateJob, Status
+from gary.tasks.task import Claim
 
 _log = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What an attempt brought: the encoded answer and what is to be said about it."""
+class _Sent:
+    """A task on its way to some conductor.
 
-    wav: bytes
-    facts: dict[str, float | int | str | None]
+    Attributes:
+        since_s: monotonic.
+    """
+
+    call: asyncio.Task[None]
+    since_s: float
 
 
 class Conductor:
@@ -55,166 +59,172 @@ class Conductor:
         musicgen: dict[str, Handle],
         database: Handle | None,
     ) -> None:
+        logs.begin()
         if database is not None:
             await result(database.uri.remote(), "the database")
         self._args = args.tasks
-        self._sizes = {model.name: model.size for model in args.models}
-        self._fetcher = fetcher
-        self._cropper = cropper
-        self._musicgen = musicgen
-        self._store = TaskStore(uri, args.database, args.tasks)
+        self._store = TaskStore(uri, args.database, args.tasks, args.limits.unfinished_tasks)
         await self._store.open()
+        staff = Staff(fetcher, cropper, {model.name: musicgen[model.size] for model in args.models})
+        self._work = Work(self._store, staff, args.tasks.progress_s)
         self._owner = f"conductor-{uuid4().hex[:12]}"
-        self._sent: set[str] = set()
-        detach(self._sweep())
+        self._attempts: dict[tuple[str, int], asyncio.Event] = {}  # by task and fence; set: the task is another's
+        self._busy = asyncio.Event()
+        self._sent: dict[str, _Sent] = {}  # by task
+        self._loops = [asyncio.create_task(self._sweep()), asyncio.create_task(self._watch())]
 
     async def run(self, task_id: str) -> None:
         """One attempt at a task, if it is to be had; every outcome but a lost worker is written to the store."""
-        claim = await self._store.claim(task_id, self._owner)
-        if claim is None:
-            return
+        with on_task(task_id):
+            claim = await self._store.claim(task_id, self._owner)
+            if claim is None:
+                return
+            _log.info("task %s begins", task_id, extra={"attempt": claim.task.attempts})
+            try:
+                await self._attempt(claim)
+            except LeaseLost as error:
+                _log.info("task %s: %s", task_id, error)
+
+    def check_health(self) -> None:
+        """Raises where one of the loops has ended: tasks would be left behind."""
+        for loop in self._loops:
+            assert not loop.done(), f"a loop of the conductor has ended: {loop}"
+
+    async def _attempt(self, claim: Claim) -> None:
+        """Raises LeaseLost: the task was cancelled, restarted or taken over."""
+        task = claim.task
         try:
             await self._under_lease(claim)
-        except LeaseLost as error:
-            _log.info("task %s: %s", task_id, error)
-        except SourceUnavailable as error:  # the downloader has tried again itself; now it is the musician's turn
-            await self._store.fail(claim, error)
-        except RecoverableError as error:
-            _log.warning("task %s, attempt %d: %s", task_id, claim.task.attempts, error)
-            if claim.task.attempts >= self._args.max_attempts:
-                await self._store.fail(claim, error)
-            else:
-                await self._store.release(claim, error)
-                detach(self._begin(task_id))
+            _log.info("task %s is completed", task.id)
+        except LeaseLost:
+            raise
+        except (RecoverableError, Aborted) as error:  # aborted: by an engine that is being replaced
+            _log.warning("task %s, attempt %d: %s", task.id, task.attempts, error)
+            wait_s = await self._store.release(claim, error)
+            if wait_s is not None:
+                detach(self._begin_after(wait_s, task.id))
         except GaryError as error:
+            _log.info("task %s has failed: %s: %s", task.id, error.code, error)
             await self._store.fail(claim, error)
         except Exception:  # noqa: BLE001  a bug of ours: the musician hears of it now, not after three leases
-            _log.exception("task %s failed", task_id)
+            _log.exception("task %s failed", task.id)
             await self._store.fail(claim, ServerError("the service failed; the fault is ours and has been logged"))
 
     async def _under_lease(self, claim: Claim) -> None:
-        """Works and stores while another coroutine renews the lease; stops when the lease is lost."""
+        """Works and stores while the lease is kept beside it; ends, and all calls with it, when the lease is lost."""
         try:
             async with asyncio.TaskGroup() as group:
-                renewal = group.create_task(self._renew(claim))
-                made = await self._work(claim)
-                await self._store.finish(claim, made.wav, made.facts)
-                renewal.cancel()
+                with self._watched(claim) as lost:
+                    keeper = group.create_task(self._keep_lease(claim, lost))
+                    made = await self._work.make(claim)
+                # Watched no longer: a task that is finished in the next moment would look like one that was lost.
+                await self._finish(claim, made)
+                keeper.cancel()
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
 
-    async def _renew(self, claim: Claim) -> None:
-        while True:
-            await asyncio.sleep(self._args.lease_s / 3)
+    async def _finish(self, claim: Claim, made: Made) -> None:
+        """A result in hand is not thrown away because the database is away, or its disk full, for a while."""
+        until_s = monotonic() + self._args.store_patience_s
+        for tries in count(1):
             try:
-                await self._store.renew(claim)
-            except DatabaseUnavailable as error:  # the work goes on: its result is fenced in any case
-                _log.warning("task %s: lease not renewed: %s", claim.task.id, error)
+                await self._store.finish(claim, made.wav, made.facts)
+                return
+            except DatabaseUnavailable as error:
+                if monotonic() > until_s:
+                    raise
+                _log.warning("task %s: the result waits for the database: %s", claim.task.id, error)
+                await asyncio.sleep(backoff_s(tries, self._args))
 
-    async def _work(self, claim: Claim) -> _Made:
-        match claim.task.job:
-            case GenerateJob() as job:
-                return await self._generate(claim, job)
-            case ContinueJob() as job:
-                return await self._continue(claim, job)
+    async def _keep_lease(self, claim: Claim, lost: asyncio.Event) -> None:
+        """Renews the lease for as long as nobody else has the task. Raises LeaseLost."""
+        while True:
+            try:
+                async with asyncio.timeout(self._args.lease_s / 3):
+                    await lost.wait()
+            except TimeoutError:
+                await self._renew(claim)
+            else:
+                raise LeaseLost(f"task {claim.task.id} was cancelled, restarted or taken over")
 
-    async def _generate(self, claim: Claim, job: GenerateJob) -> _Made:
-        clock = _StageClock()
-        data = self._fetcher.fetch.remote(Link(site=job.site, url=job.link), job.start_s)
-        source = self._cropper.decode_source.remote(data, job.start_s, job.prompt_s)
-        plan: Plan = await result(self._cropper.plan.remote(source, job.prompt_s, job.min_s, job.max_s), "the fetch")
-        clock.end("fetching_s")
-        prompt = self._cropper.take_prompt.remote(source, plan)
-        stretches = await self._make(claim, job, plan.length_s, prompt)
-        clock.end("generating_s")
-        await self._store.advance(claim, Status.ENCODING)
-        encoding = self._cropper.encode_generated.remote(stretches)
-        wav, duration_s = await result(encoding, "the cropper")
-        clock.end("encoding_s")
-        facts = {
-            "tempo_bpm": plan.tempo_bpm,
-            "tempo_confidence": plan.tempo_confidence,
-            "bars": plan.bars,
-            "prompt_s": plan.prompt_s,
-        }
-        return _Made(wav, {**facts, "duration_s": duration_s, "seed": job.seed, **clock.stages_s})
+    async def _renew(self, claim: Claim) -> None:
+        try:
+            await self._store.renew(claim)
+        except DatabaseUnavailable as error:  # the work goes on: its result is fenced in any case
+            _log.warning("task %s: lease not renewed: %s", claim.task.id, error)
 
-    async def _continue(self, claim: Claim, job: ContinueJob) -> _Made:
-        clock = _StageClock()
-        upload = await self._store.read_upload(claim.task)
-        original = self._cropper.decode.remote(upload)
-        prompt = self._cropper.tail.remote(original, job.prompt_s)
-        clock.end("fetching_s")
-        stretches = await self._make(claim, job, job.length_s, prompt)
-        clock.end("generating_s")
-        await self._store.advance(claim, Status.ENCODING)
-        encoding = self._cropper.encode_continued.remote(original, job.prompt_s, stretches)
-        wav, duration_s = await result(encoding, "the cropper")
-        clock.end("encoding_s")
-        return _Made(wav, {"prompt_s": job.prompt_s, "duration_s": duration_s, "seed": job.seed, **clock.stages_s})
+    @contextmanager
+    def _watched(self, claim: Claim) -> Iterator[asyncio.Event]:
+        """An event that the watch sets once the task is another's."""
+        key, lost = (claim.task.id, claim.fence), asyncio.Event()
+        self._attempts[key] = lost
+        self._busy.set()
+        try:
+            yield lost
+        finally:
+            del self._attempts[key]
+            if not self._attempts:
+                self._busy.clear()
 
-    async def _make(
-        self, claim: Claim, job: GenerateJob | ContinueJob, length_s: float, prompt: Response
-    ) -> list[Clip]:
-        """Has MusicGen go on from `prompt`, which reaches it as shared memory; the answer's stretches, in order."""
-        await self._store.advance(claim, Status.GENERATING)
-        request = GenerationRequest(
-            id=f"{claim.task.id}-{claim.fence}",
-            duration_s=length_s,
-            seed=job.seed,
-            description=job.description,
-            params=GenerationParams(**job.sampling.model_dump()),
-        )
-        musicgen = self._musicgen[self._sizes[job.model]].options(stream=True)
-        stretches: list[Clip] = []
-        written_s = monotonic()
-        async with aclosing(stream(musicgen.generate.remote(job.model, request, prompt), "MusicGen")) as events:
-            async for event in events:
-                match event:
-                    case AudioStretch(clip=clip):
-                        stretches.append(clip)
-                    case Progress(frames_done=done, frames_total=total):
-                        if monotonic() - written_s >= self._args.progress_s:
-                            written_s = monotonic()
-                            await self._store.set_progress(claim, done / total)
-        return stretches
+    async def _watch(self) -> None:
+        """Tells the attempts whose tasks were cancelled, restarted or taken over. Asks nothing while there are none."""
+        while True:
+            await self._busy.wait()
+            await asyncio.sleep(self._args.watch_s)
+            await self._unless_unavailable(self._look_after_attempts)
+
+    async def _look_after_attempts(self) -> None:
+        attempts = dict(self._attempts)  # as of before the question: what is claimed after it is not in the answer
+        if not attempts:
+            return
+        held = await self._store.held(self._owner)
+        for (task_id, fence), lost in attempts.items():
+            if held.get(task_id) != fence:
+                lost.set()
 
     async def _sweep(self) -> None:
         """Starts what waits or was left behind, and clears what is past its time."""
         while True:
             await asyncio.sleep(self._args.sweep_s)
-            try:
-                for task_id in await self._store.claimable(limit=256):
-                    if task_id not in self._sent:
-                        detach(self._begin(task_id))
-                await self._store.collect_garbage()
-            except DatabaseUnavailable as error:
-                _log.warning("the sweep waits: %s", error)
+            await self._unless_unavailable(self._sweep_once)
+
+    async def _sweep_once(self) -> None:
+        for task_id in await self._store.claimable(limit=256):
+            if sent := self._sent.get(task_id):
+                if monotonic() - sent.since_s < self._args.lease_s:
+                    continue
+                # Nobody has begun it: it waits at a replica that stands still, or behind many. Sent anew, to any.
+                sent.call.cancel()
+            detach(self._begin(task_id))
+        await self._store.collect_garbage()
+
+    async def _unless_unavailable(self, look: Callable[[], Awaitable[None]]) -> None:
+        """One round of a loop, which must outlive whatever the database answers."""
+        try:
+            await look()
+        except GaryError as error:
+            _log.warning("%s waits for its next round: %s", look.__name__, error)
+
+    async def _begin_after(self, wait_s: float, task_id: str) -> None:
+        """The next attempt, when its time has come; Serve counts no request meanwhile."""
+        await asyncio.sleep(wait_s)
+        await self._begin(task_id)
 
     async def _begin(self, task_id: str) -> None:
         """Runs a task by a call of its own; what fails here is found again by the next sweep."""
-        self._sent.add(task_id)
+        call = asyncio.current_task()
+        assert call is not None
+        self._sent[task_id] = sent = _Sent(call, monotonic())
         context = serve.get_replica_context()
         itself = serve.get_deployment_handle(context.deployment, context.app_name)
-        try:
-            await result(itself.run.remote(task_id), "the conductor")
-        except GaryError as error:
-            _log.warning("task %s is left to the next sweep: %s", task_id, error)
-        finally:
-            self._sent.discard(task_id)
-
-
-class _StageClock:
-    """Seconds of each stage, from one `end` to the next."""
-
-    def __init__(self) -> None:
-        self.stages_s: dict[str, float] = {}
-        self._since_s = monotonic()
-
-    def end(self, stage: str) -> None:
-        now_s = monotonic()
-        self.stages_s[stage] = round(now_s - self._since_s, 3)
-        self._since_s = now_s
+        with on_task(task_id):
+            try:
+                await result(itself.run.remote(task_id), "the conductor")
+            except GaryError as error:
+                _log.warning("task %s is left to the next sweep: %s", task_id, error)
+            finally:
+                if self._sent.get(task_id) is sent:
+                    del self._sent[task_id]
 
 
 deployment: Deployment = serve.deployment(

@@ -1,15 +1,18 @@
 """Decodes, measures, cuts, joins and encodes audio, on a CPU: the shell around gary.audio.
 
 A method takes values or other deployments' responses, and what it returns lies in the object store: whole clips go
-from here to MusicGen without passing through anybody else.
+from here to MusicGen without passing through anybody else. Temporary files have no names, so that a replica that is
+killed leaves none behind.
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from ray import serve
 from ray.serve import Deployment
 
+from deployments import logs
 from gary.audio import crop
 from gary.audio.clip import Clip
 from gary.audio.files import decode, encode_mp3, encode_wav
@@ -18,9 +21,12 @@ from gary.audio.plan import Plan, Source, decode_source, make_plan, take_prompt
 from gary.audio.tempo import warm_up
 from gary.config import Limits
 
+_log = logging.getLogger("ray.serve")
+
 
 class Cropper:
     def __init__(self, limits: Limits) -> None:
+        logs.begin()
         self._limits = limits
         warm_up()
 
@@ -30,7 +36,9 @@ class Cropper:
 
     async def plan(self, source: Source, prompt_s: float, min_s: float, max_s: float) -> Plan:
         """How long prompt and answer are to be, by the source's tempo."""
-        return await asyncio.to_thread(make_plan, source, prompt_s, min_s, max_s)
+        plan = await asyncio.to_thread(make_plan, source, prompt_s, min_s, max_s)
+        _log.info("planned, at a tempo of %s bpm", plan.tempo_bpm, extra={"length_s": plan.length_s})
+        return plan
 
     async def take_prompt(self, source: Source, plan: Plan) -> Clip:
         return take_prompt(source, plan)
@@ -68,7 +76,9 @@ class Cropper:
 
 
 def _encoded(clip: Clip) -> tuple[bytes, float]:
-    return encode_wav(clip), clip.duration_s
+    wav = encode_wav(clip)
+    _log.info("encoded", extra={"length_s": clip.duration_s, "size_bytes": len(wav)})
+    return wav, clip.duration_s
 
 
 deployment: Deployment = serve.deployment(

@@ -4,19 +4,26 @@ Serve replaces the replica when it or its server dies; the server dies with its 
 same files on the same port, so that clients reconnect by themselves.
 """
 
+import logging
+
 from ray import serve
 from ray.serve import Deployment
 
+from deployments import logs
 from gary.config import DatabaseConfig
 from gary.tasks.embedded import EmbeddedDatabase
+
+_log = logging.getLogger("ray.serve")
 
 
 class Database:
     """Starts the server in its constructor: a replica that is up has a database that answers."""
 
     def __init__(self, config: DatabaseConfig) -> None:
+        logs.begin()
         self._server = EmbeddedDatabase(config.data_dir, config.port)
         self._uri = self._server.start()
+        _log.info("the embedded database answers at %s", self._uri)
 
     def uri(self) -> str:
         """mongodb://..., once the server answers."""

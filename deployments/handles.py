@@ -6,11 +6,13 @@ holds the task decides.
 
 import asyncio
 import contextvars
+import errno
 from collections.abc import AsyncGenerator, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
 
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 
@@ -27,7 +29,9 @@ def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except RayTaskError as error:
-        raise _origin(error) from error
+        raise _ours(_origin(error), what) from error
+    except (OutOfDiskError, ObjectStoreFullError) as error:
+        raise _no_room(what) from error
     except (BackPressureError, DeploymentUnavailableError, RayServeException) as error:
         raise RecoverableError(f"{what} takes no calls at present", "unavailable") from error
     except RayError as error:
@@ -40,6 +44,45 @@ def _origin(error: RayTaskError) -> BaseException:
     while isinstance(cause, RayTaskError) and isinstance(cause.cause, BaseException):
         cause = cause.cause
     return cause
+
+
+def _ours(error: BaseException, what: str) -> BaseException:
+    """The callee's error; that of a full disk is nobody's bug and may be gone at the next attempt."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _no_room(what)
+    return error
+
+
+def _no_room(what: str) -> RecoverableError:
+    return RecoverableError(f"{what} has no room left on its disk", "disk_full")
+
+
+class Calls:
+    """The calls of one piece of work: left by an error or a cancellation, it cancels all that are under way.
+
+    Cancelling a call that is awaited does not reach those whose responses were its arguments; hence this list.
+    """
+
+    def __init__(self) -> None:
+        self._made: list[Response] = []
+
+    def made(self, response: Response) -> Response:
+        """Notes a call."""
+        self._made.append(response)
+        return response
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        for response in self._made:
+            # One that could not even be sent, its argument having failed, says so again: nobody wants to know.
+            with suppress(RayError, RayServeException):
+                response.cancel()  # type: ignore[no-untyped-call]
 
 
 async def result(response: Response, what: str) -> Any:

@@ -18,7 +18,9 @@ from ray.exceptions import RayError
 from ray.serve import Deployment
 from ray.serve.schema import DeploymentStatusOverview, ServeStatus
 
+from deployments import logs
 from deployments.handles import Handle, detach, result
+from deployments.logs import on_task
 from gary.api.app import create_api
 from gary.api.services import Health, Services
 from gary.config import AppArgs
@@ -40,6 +42,7 @@ class Ingress:
     """
 
     def __init__(self, args: AppArgs, uri: str, conductor: Handle, cropper: Handle) -> None:
+        logs.begin()
         self._args = args
         self._store = TaskStore(uri, args.database, args.tasks, args.limits.unfinished_tasks)
         self._conductor = conductor
@@ -63,10 +66,11 @@ class Ingress:
 
     async def _begin(self, task_id: str) -> None:
         """Hands a task to a conductor; where none takes it now, the sweeper finds it in the store."""
-        try:
-            await result(self._conductor.run.remote(task_id), "the conductor")
-        except GaryError as error:
-            _log.warning("task %s is left to the sweeper: %s", task_id, error)
+        with on_task(task_id):
+            try:
+                await result(self._conductor.run.remote(task_id), "the conductor")
+            except GaryError as error:
+                _log.warning("task %s is left to the sweeper: %s", task_id, error)
 
 
 class HealthProbe:

@@ -3,17 +3,25 @@
 Nothing of torch crosses a process: requests, progress and samples are plain values.
 """
 
+import asyncio
+import logging
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from ray import serve
 from ray.serve import Deployment
 
+from deployments import logs
 from gary.audio.clip import Clip
 from gary.config import EngineConfig, ModelSpec
 from gary.engine.probe import Probe
 from gary.engine.request import Engine, GenerationEvent, GenerationRequest
 from gary.engine.shelf import EngineShelf
+from gary.errors import DeviceError
+
+_log = logging.getLogger("ray.serve")
+_LAST_WORDS_S = 0.5  # for whoever listens to hear why
 
 StartEngine = Callable[[str, EngineConfig], Engine]
 
@@ -25,16 +33,29 @@ def start_engine(checkpoint: str, config: EngineConfig) -> Engine:
     return BatchingEngine.start(checkpoint, config)
 
 
+def end_process() -> None:
+    """At once: a device that has failed can hang whoever tidies up."""
+    os._exit(1)
+
+
 class MusicGen:
     """Serves the models of one size; ready once the first of them has made a real forward pass.
 
     Args:
         start: loads a checkpoint; blocking.
+        leave: ends this process, once its device has failed. Serve would replace it only after three failed health
+            checks, and until then every task would spend its attempts on it.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, models: tuple[ModelSpec, ...], config: EngineConfig, start: StartEngine = start_engine
+        self,
+        models: tuple[ModelSpec, ...],
+        config: EngineConfig,
+        start: StartEngine = start_engine,
+        leave: Callable[[], None] = end_process,
     ) -> None:
+        logs.begin()
+        self._leave = leave
         self._checkpoints = {model.name: model.checkpoint for model in models}
         self._probe = Probe(config.probe_s, config.stall_s)
         self._shelf = EngineShelf(lambda checkpoint: start(checkpoint, config), config.resident_models)
@@ -50,12 +71,18 @@ class MusicGen:
             model: a name from this deployment's list.
             prompt: passed as a response, it arrives as read-only shared memory.
         """
-        async with (
-            self._shelf.use(self._checkpoints[model]) as engine,
-            aclosing(self._probe.watch(engine.generate(request, prompt))) as events,
-        ):
-            async for event in events:
-                yield event
+        try:
+            async with (
+                self._shelf.use(self._checkpoints[model]) as engine,
+                aclosing(self._probe.watch(engine.generate(request, prompt))) as events,
+            ):
+                async for event in events:
+                    yield event
+            _log.info("request %s is done", request.id, extra={"length_s": request.duration_s})
+        except DeviceError as error:
+            _log.error("this replica ends itself: %s", error)
+            asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._leave)
+            raise
 
     async def check_health(self) -> None:
         """Serve asks; an error has the replica replaced. Ready means a real pass lately, not a process that answers."""

@@ -101,6 +101,12 @@ class TasksConfig(Config):
         float, Field(ge=0, description="wait before the second attempt; doubled for each after it")
     ] = 1.0
     backoff_max_s: Annotated[float, Field(ge=0, description="longest wait between two attempts")] = 30.0
+    store_patience_s: Annotated[
+        float,
+        Field(
+            ge=0, description="a result waits so long for a database that is away before its attempt counts as failed"
+        ),
+    ] = 60.0
     watch_s: Annotated[float, Field(gt=0, description="time until a worker hears that its task was cancelled")] = 0.5
     idempotency_ttl_s: Annotated[float, Field(gt=0, description="an Idempotency-Key is remembered for")] = 24 * 3600.0
     sweep_s: Annotated[float, Field(gt=0, description="time between two looks for tasks left behind")] = 3.0

@@ -25,17 +25,24 @@ def media() -> Iterator[MediaServer]:
 
 
 @pytest.fixture(scope="session")
-def ray_running() -> Iterator[None]:
+def http_port() -> Iterator[int]:
     from tests.running import ray_session
 
-    with ray_session():
-        yield
+    with ray_session() as port:
+        yield port
 
 
 @pytest.fixture(scope="session")
-def service(ray_running: None, media: MediaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def ray_running(http_port: int) -> None:
+    """Ray and Serve, for tests that deploy something of their own."""
+
+
+@pytest.fixture(scope="session")
+def service(
+    ray_running: None, http_port: int, media: MediaServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     from tests.running import running_service
 
     data_dir: Path = tmp_path_factory.mktemp("database")
-    with running_service(media, data_dir) as running:
+    with running_service(media, data_dir, http_port) as running:
         yield running

@@ -47,30 +47,37 @@ def free_port() -> int:
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
-    """Starts Ray; more CPUs are declared than there are, since most replicas idle."""
+def ray_session() -> Iterator[int]:
+    """Starts Ray and Serve; more CPUs are declared than there are, since most replicas idle.
+
+    Returns:
+        The port of HTTP: whoever deploys first starts Serve, and its settings stand for all after it.
+    """
     ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False, namespace="tests")
+    port = free_port()
     try:
-        yield
+        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 120})
+        yield port
     finally:
         serve.shutdown()
         ray.shutdown()
 
 
 @contextmanager
-def running_service(media: MediaServer, data_dir: Path) -> Iterator[Running]:
+def running_service(media: MediaServer, data_dir: Path, port: int) -> Iterator[Running]:
     """Deploys the service on the Ray of this session and waits until it is up."""
-    port = free_port()
-    serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 120})
     args = app_args(media, data_dir, tasks={"lease_s": 4.0, "sweep_s": 1.0, "progress_s": 0.1})
-    serve.run(build(args), name=APP_NAME)
+    serve.run(build(args), name=APP_NAME, logging_config={"encoding": "JSON"})
     try:
         yield Running(f"http://127.0.0.1:{port}", args, media)
     finally:
         serve.delete(APP_NAME)
 
 
-def replica_pids(deployment: str) -> list[int]:
-    """Processes of a deployment's living replicas. Ray's public way to ask needs the dashboard, so not this one."""
+def replica_pids(deployment: str, app_name: str = "") -> list[int]:
+    """Processes of a deployment's living replicas, in any application unless one is named.
+
+    Ray's public way to ask needs the dashboard, so not this one.
+    """
     actors = ray._private.state.actors(actor_state_name="ALIVE")
-    return [actor["Pid"] for actor in actors.values() if f"#{deployment}#" in actor["Name"]]
+    return [actor["Pid"] for actor in actors.values() if f"{app_name}#{deployment}#" in actor["Name"]]

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from bson.errors import BSONError
 from gridfs.errors import CorruptGridFile, NoFile
-from pymongo.errors import ConnectionFailure, DocumentTooLarge, ExecutionTimeout, OperationFailure, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    DocumentTooLarge,
+    ExecutionTimeout,
+    OperationFailure,
+    PyMongoError,
+)
 
 from gary.errors import DatabaseUnavailable, FatalError, RecoverableError, TooLarge
+
+# Numbers of MongoDB's error codes (src/mongo/base/error_codes.yml).
+_OUT_OF_DISK_SPACE = 14031
+_INTERNAL = 1  # what the embedded server answers to everything from its first failed write on, a full disk included
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,8 +33,8 @@ def database_errors() -> Iterator[None]:
     """Translates what is raised inside.
 
     Raises:
-        DatabaseUnavailable: no server was found in time, it hung up, or it did not answer in time. What was being
-            written may or may not have been.
+        DatabaseUnavailable: no server was found in time, it hung up, did not answer in time, or failed within; code
+            `disk_full` where it says so. What was being written may or may not have been.
         RecoverableError: (code `audio_gone`) a file was replaced or has expired since its task was read.
         TooLarge: a document beyond MongoDB's 16 MB.
         FatalError: (code `database_refused`) the server refused: wrong credentials, URI or command.
@@ -37,6 +48,10 @@ def database_errors() -> Iterator[None]:
     except DocumentTooLarge as error:
         raise TooLarge("the task does not fit into the database's 16 MB document") from error
     except OperationFailure as error:
+        if _OUT_OF_DISK_SPACE in _codes(error):
+            raise DatabaseUnavailable("the database's disk is full", "disk_full") from error
+        if _INTERNAL in _codes(error):
+            raise DatabaseUnavailable(f"the database failed: {_first_line(error)}") from error
         if error.has_error_label("RetryableWriteError") or error.has_error_label("TransientTransactionError"):
             raise DatabaseUnavailable(f"the database is changing over: {_first_line(error)}") from error
         raise FatalError(f"the database refused: {_first_line(error)}", "database_refused") from error
@@ -44,7 +59,7 @@ def database_errors() -> Iterator[None]:
         raise FatalError(f"the database cannot be used so: {_first_line(error)}", "database_refused") from error
 
 
-def translated(method: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+def translated(method: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """A coroutine function whose errors pass through `database_errors`."""
 
     @wraps(method)
@@ -53,6 +68,13 @@ def translated(method: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
             return await method(*args, **kwargs)
 
     return inner
+
+
+def _codes(error: OperationFailure) -> set[int | None]:
+    """Of the failure, or of each write among many that failed."""
+    if isinstance(error, BulkWriteError):
+        return {write["code"] for write in error.details["writeErrors"]}
+    return {error.code}
 
 
 def _first_line(error: Exception) -> str:

@@ -25,8 +25,6 @@ from gary.tasks.task import AudioFile
 # 1020 KiB: divisible by 3, so that a whole chunk is whole base64. Each chunk costs the embedded server an fsync: 100 MB
 # went in within 1.0 s (1.7 s by GridFS's own 255 KiB) and came out in 0.2 s.
 CHUNK_BYTES = 4 * 255 * 1024
-# An upload takes seconds; after so long it has been given to a task or never will be.
-GRACE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -42,20 +40,24 @@ class AudioFiles:
 
     Args:
         now: the database server's clock.
+        grace: an upload takes seconds; after so long it has been given to a task or never will be.
     """
 
-    def __init__(self, database: AsyncDatabase[dict[str, Any]], now: Callable[[], Awaitable[datetime]]) -> None:
+    def __init__(
+        self, database: AsyncDatabase[dict[str, Any]], now: Callable[[], Awaitable[datetime]], grace: timedelta
+    ) -> None:
         self._bucket = AsyncGridFSBucket(database, "audio", chunk_size_bytes=CHUNK_BYTES)
         self._ledger = database["audio.ledger"]
         self._now = now
+        self._grace = grace
 
     async def create_indexes(self) -> None:
         await self._ledger.create_index("look_at", name="look_at")
 
     async def put(self, task_id: ObjectId, data: bytes | AsyncIterator[bytes]) -> AudioFile:
-        """Stores `data`. A file that no task refers to after GRACE, whole or broken off, is to be cleared away."""
+        """Stores `data`. A file that no task refers to after `grace`, whole or broken off, is to be cleared away."""
         file_id = ObjectId()
-        look_at = await self._now() + GRACE
+        look_at = await self._now() + self._grace
         await self._ledger.insert_one({"_id": file_id, "task_id": task_id, "look_at": look_at})
         stream = self._bucket.open_upload_stream_with_id(file_id, str(file_id), metadata={"task_id": task_id})
         async with stream:  # an error leaves chunks without a file: the ledger knows them
@@ -83,8 +85,9 @@ class AudioFiles:
         rows = self._ledger.find({"look_at": {"$lt": now}}).sort("look_at").limit(limit)
         return [Row(row["_id"], row["task_id"]) async for row in rows]
 
-    async def look_later(self, row: Row, look_at: datetime) -> None:
-        await self._ledger.update_one({"_id": row.file_id}, {"$set": {"look_at": look_at}})
+    async def look_later(self, row: Row, then: datetime) -> None:
+        """After `then`, and the grace."""
+        await self._ledger.update_one({"_id": row.file_id}, {"$set": {"look_at": then + self._grace}})
 
 
 async def _write_all(stream: AsyncGridIn, data: bytes | AsyncIterator[bytes]) -> int:

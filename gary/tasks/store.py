@@ -16,37 +16,42 @@ from __future__ import annotations
 import logging
 from asyncio import gather
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from operator import itemgetter
-from typing import Any
 
 from bson import ObjectId
-from bson.errors import InvalidId
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue
 from pymongo import AsyncMongoClient
+from pymongo.errors import DuplicateKeyError
 
-from gary.config import DatabaseConfig, TasksConfig
+from gary.config import DatabaseConfig, Limits, TasksConfig
 from gary.errors import (
-    AttemptsExhausted,
     DatabaseUnavailable,
     FatalError,
     GaryError,
-    InvalidInput,
+    IdempotencyMismatch,
     LeaseLost,
+    QueueFull,
     UnknownTask,
 )
 from gary.tasks.boundary import database_errors, translated
-from gary.tasks.files import GRACE, AudioFiles
+from gary.tasks.documents import Document, facts_update, file_ids_of, finished, fresh, object_id, one_of, task_of
+from gary.tasks.files import AudioFiles
+from gary.tasks.idempotency import Use, Uses
+from gary.tasks.queue import Queue, backoff_s
 from gary.tasks.task import (
     UNFINISHED,
     WORKING,
     AudioFile,
     Claim,
     ContinueJob,
-    Facts,
     GenerateJob,
+    Idempotency,
     Lease,
+    QueueState,
+    RequestMark,
     Status,
     Task,
     TaskError,
@@ -55,12 +60,10 @@ from gary.tasks.task import (
 )
 
 _log = logging.getLogger(__name__)
-_FACTS: TypeAdapter[Facts] = TypeAdapter(Facts)
 _ANSWER_TIMEOUT_S = 30.0  # one answer of the server, a batch of 48 MB written before it included
 _IDLE_S = 60.0  # unused connections are closed; the embedded server hangs up after 300 s
 _GARBAGE_BATCH = 100  # files looked at in one round
-
-Document = dict[str, Any]
+_UNFINISHED_TASKS = Limits().unfinished_tasks
 
 
 class TaskStore:
@@ -71,9 +74,12 @@ class TaskStore:
 
     Args:
         uri: mongodb://...
+        unfinished_tasks: as many may wait or be worked on; one more is refused.
     """
 
-    def __init__(self, uri: str, database: DatabaseConfig, tasks: TasksConfig) -> None:
+    def __init__(
+        self, uri: str, database: DatabaseConfig, tasks: TasksConfig, unfinished_tasks: int = _UNFINISHED_TASKS
+    ) -> None:
         with database_errors():
             self._client: AsyncMongoClient[Document] = AsyncMongoClient(
                 uri,
@@ -86,15 +92,17 @@ class TaskStore:
                 maxIdleTimeMS=round(_IDLE_S * 1000),
             )
         self._tasks = self._client[database.name]["tasks"]
-        self._files = AudioFiles(self._client[database.name], self._now)
+        self._files = AudioFiles(self._client[database.name], self._now, timedelta(seconds=tasks.file_grace_s))
+        self._uses = Uses(self._client[database.name], self._now, min(tasks.idempotency_ttl_s, tasks.ttl_s))
+        self._queue = Queue(self._tasks, self._now, unfinished_tasks, database.timeout_s)
         self._config = tasks
 
     @translated
     async def open(self) -> None:
         """Makes the indexes where they are missing. The store works without them, slowly, and forgets no task."""
-        await self._tasks.create_index([("status", 1), ("queued_at", 1)], name="claimable")
         await self._tasks.create_index("expires_at", name="expiry", expireAfterSeconds=0)
-        await self._files.create_indexes()
+        for part in (self._queue, self._uses, self._files):
+            await part.create_indexes()
 
     @translated
     async def close(self) -> None:
@@ -108,38 +116,90 @@ class TaskStore:
     # What clients do
 
     @translated
-    async def create(self, job: GenerateJob) -> str:
-        """A new queued task; its id."""
-        task_id, now = ObjectId(), await self._now()
-        await self._tasks.insert_one({"_id": task_id, "created_at": now, "fence": 0, **_fresh(job, None, now)})
-        return str(task_id)
+    async def create(self, job: GenerateJob, idempotency: Idempotency | None = None) -> str:
+        """A new queued task; its id. The same idempotency again: the same id, and nothing else happens.
+
+        Raises:
+            QueueFull: as many tasks are unfinished as may be. What was done before is answered all the same.
+            IdempotencyMismatch: the key was used for another request.
+        """
+        if idempotency is None:
+            task_id = ObjectId()
+            async with self._queue.place():
+                await self._insert(task_id, job, None)
+            return str(task_id)
+        known = await self.replayed(idempotency)
+        if known is not None:
+            return known
+        try:
+            async with self._queue.place():
+                use = await self._uses.reserve(idempotency, ObjectId())
+                with suppress(DuplicateKeyError):  # the same request beside us was faster
+                    await self._insert(use.task_id, job, use.mark)
+            return str(use.task_id)
+        except QueueFull:
+            known = await self.replayed(idempotency)  # ... and may have had the last place
+            if known is None:
+                raise
+            return known
+
+    @translated
+    async def replayed(self, idempotency: Idempotency) -> str | None:
+        """The id of the task that this very request was answered with before; None where it is new.
+
+        Raises:
+            IdempotencyMismatch: the key was used for another request.
+        """
+        use = await self._uses.find(idempotency)
+        if use is None:
+            return None
+        done = await self._uses.is_done(use.mark, await self._find(use.task_id))
+        return str(use.task_id) if done else None
+
+    @translated
+    async def queue(self) -> QueueState:
+        """How many tasks wait and are worked on, for how long, and how fast they finish."""
+        return await self._queue.state()
 
     @translated
     async def get(self, task_id: str) -> Task:
         """Raises InvalidInput (code `malformed_id`), UnknownTask."""
-        task = await self._find(_object_id(task_id))
+        task = await self._find(object_id(task_id))
         if task is None:
             raise UnknownTask(f"no task has the id {task_id}")
         return task
 
     @translated
-    async def restart(self, task_id: str, job: ContinueJob, upload: bytes) -> None:
+    async def restart(
+        self, task_id: str, job: ContinueJob, upload: bytes, idempotency: Idempotency | None = None
+    ) -> None:
         """Gives a task, whatever its status, a new job and queues it; a worker still at the old job is refused.
 
         One atomic update: until it is applied the task is as it was. The files of the old job are then deleted.
+        The same idempotency again does nothing, even if the task has had another job since.
 
         Raises:
             InvalidInput: (code `malformed_id`)
             UnknownTask: no such task, or it expired in this moment.
+            QueueFull: the task is finished, and as many others are unfinished as may be.
+            IdempotencyMismatch: the key was used for another request.
         """
-        await self.get(task_id)  # an unknown id costs no upload
-        object_id = ObjectId(task_id)
-        file = await self._files.put(object_id, upload)
-        before = await self._swap_job(object_id, job, file)
-        if before is None:
-            await self._files.discard([file.file_id])
-            raise UnknownTask(f"no task has the id {task_id}")
-        await self._discard_soon(before.file_ids)
+        task = await self.get(task_id)  # an unknown id costs no upload
+        if idempotency is not None and await self.replayed(idempotency) == task_id:
+            return
+        if task.status not in UNFINISHED:
+            await self._queue.check()
+        use = await self._uses.reserve(idempotency, ObjectId(task_id)) if idempotency is not None else None
+        if use is not None and use.task_id != ObjectId(task_id):
+            raise IdempotencyMismatch("this idempotency key was used before, for another task; choose a new one")
+        file = await self._files.put(ObjectId(task_id), upload)
+        try:
+            async with nullcontext() if task.status in UNFINISHED else self._queue.place():
+                no_longer_needed = await self._swap_job(ObjectId(task_id), job, file, use)
+        except (QueueFull, UnknownTask):
+            await self._discard_soon([file.file_id])
+            raise
+        await self._discard_soon(no_longer_needed)
 
     @translated
     async def cancel(self, task_id: str) -> Task:
@@ -152,9 +212,10 @@ class TaskStore:
             InvalidInput: (code `malformed_id`)
             UnknownTask: no such task.
         """
-        ended = {"status": Status.CANCELLED.value, "lease": None, "expires_at": await self._expiry()}
+        expires_at = await self._now() + timedelta(seconds=self._config.ttl_s)
+        ended = {"status": Status.CANCELLED.value, "lease": None, "expires_at": expires_at}
         await self._tasks.update_one(
-            {"_id": _object_id(task_id), "status": _one_of(UNFINISHED)}, {"$set": ended, "$inc": {"fence": 1}}
+            {"_id": object_id(task_id), "status": one_of(UNFINISHED)}, {"$set": ended, "$inc": {"fence": 1}}
         )
         return await self.get(task_id)
 
@@ -171,9 +232,11 @@ class TaskStore:
 
     @translated
     async def claimable(self, limit: int) -> list[str]:
-        """Ids of tasks that wait for a worker or have lost theirs, the oldest job first, `limit` at most."""
-        lost = {"status": _one_of(WORKING), "lease.until": {"$lt": await self._now()}}
-        found = await gather(*(self._oldest(which, limit) for which in ({"status": Status.QUEUED.value}, lost)))
+        """Ids of tasks that may begin or have lost their worker, the oldest job first, `limit` at most."""
+        now = await self._now()
+        waiting = {"status": Status.QUEUED.value, "not_before": {"$not": {"$gt": now}}}
+        lost = {"status": one_of(WORKING), "lease.until": {"$lt": now}}
+        found = await gather(*(self._oldest(which, limit) for which in (waiting, lost)))
         oldest = sorted(chain.from_iterable(found), key=itemgetter("queued_at"))
         return [str(document["_id"]) for document in oldest[:limit]]
 
@@ -181,14 +244,15 @@ class TaskStore:
     async def claim(self, task_id: str, owner: str) -> Claim | None:
         """Takes a task to work on for a lease; None where it is not to be had, or another was faster.
 
-        A task that was begun as often as it may be becomes failed instead, with AttemptsExhausted's code.
+        A task that was begun as often as it may be becomes failed instead: for the latest setback, or with
+        AttemptsExhausted's code where none is known.
         """
         now = await self._now()
-        task = await self._find(_object_id(task_id))
+        task = await self._find(object_id(task_id))
         if task is None or not task.is_claimable(now):
             return None
         if task.attempts >= self._config.max_attempts:
-            await self._swap(task, _ended(Status.FAILED, await self._expiry(), error=_exhausted(task)))
+            await self._swap(task, await self._failed(TaskError.given_up(task.attempts, task.setback)))
             return None
         taken = task.model_copy(
             update={
@@ -201,6 +265,15 @@ class TaskStore:
         )
         changed = taken.model_dump(include={"status", "attempts", "fence", "lease", "progress"})
         return Claim(task=taken) if await self._swap(task, changed) else None
+
+    @translated
+    async def held(self, owner: str) -> dict[str, int]:
+        """The tasks that `owner` works on as the database sees it: the fence of each, by id. One cheap query.
+
+        What an owner has claimed and does not find here was cancelled, restarted or taken over.
+        """
+        mine = self._tasks.find({"status": one_of(WORKING), "lease.owner": owner}, {"fence": 1})
+        return {str(document["_id"]): document["fence"] async for document in mine}
 
     @translated
     async def renew(self, claim: Claim) -> None:
@@ -223,7 +296,7 @@ class TaskStore:
     @translated
     async def record(self, claim: Claim, facts: Mapping[str, JsonValue]) -> None:
         """Adds to the task's facts. Raises LeaseLost."""
-        await self._write(claim, _facts(facts))
+        await self._write(claim, facts_update(facts))
 
     @translated
     async def read_upload(self, task: Task) -> bytes:
@@ -247,9 +320,9 @@ class TaskStore:
             FatalError: (code `illegal_transition`) the task is not being encoded; likewise.
         """
         file = await self._files.put(ObjectId(claim.task.id), wav)
-        ended = _ended(Status.COMPLETED, await self._expiry(), result=file.model_dump(), progress=1.0)
+        ended = await self._finished(Status.COMPLETED, result=file.model_dump(), progress=1.0)
         try:
-            await self._write(claim, {**ended, **_facts(facts)}, Status.COMPLETED)
+            await self._write(claim, {**ended, **facts_update(facts)}, Status.COMPLETED)
         except (LeaseLost, FatalError):
             await self._files.discard([file.file_id])
             raise
@@ -257,25 +330,35 @@ class TaskStore:
     @translated
     async def fail(self, claim: Claim, error: GaryError, facts: Mapping[str, JsonValue] | None = None) -> None:
         """Ends the task as failed. Raises LeaseLost."""
-        ended = _ended(Status.FAILED, await self._expiry(), error=TaskError.of(error).model_dump())
-        await self._write(claim, {**ended, **_facts(facts)}, Status.FAILED)
+        ended = await self._failed(TaskError.of(error))
+        await self._write(claim, {**ended, **facts_update(facts)}, Status.FAILED)
 
     @translated
-    async def release(self, claim: Claim, reason: GaryError | None = None) -> None:
-        """Back into the queue at its old place, for another attempt at once. Raises LeaseLost.
+    async def release(self, claim: Claim, reason: GaryError) -> float | None:
+        """Back into the queue for another attempt, or failed where this was the last. Raises LeaseLost.
 
         Args:
             reason: why this attempt failed; told in the end, should no attempt succeed.
+
+        Returns:
+            Seconds from now until the next attempt may begin; None where there is none.
         """
-        setback = TaskError.of(reason).model_dump() if reason is not None else None
-        await self._write(claim, {"status": Status.QUEUED.value, "lease": None, "setback": setback}, Status.QUEUED)
+        attempts, setback = claim.task.attempts, TaskError.of(reason)
+        if attempts >= self._config.max_attempts:
+            await self._write(claim, await self._failed(TaskError.given_up(attempts, setback)), Status.FAILED)
+            return None
+        wait_s = backoff_s(attempts, self._config)
+        not_before = await self._now() + timedelta(seconds=wait_s)
+        fields = {"lease": None, "setback": setback.model_dump(), "not_before": not_before}
+        await self._write(claim, {"status": Status.QUEUED.value, **fields}, Status.QUEUED)
+        return wait_s
 
     @translated
     async def collect_garbage(self) -> int:
         """Deletes files that no task refers to: of expired tasks, of workers that died. Cheap when nothing is due.
 
         Expired tasks themselves are removed by the database (a TTL index, looked at about once a minute). Files follow
-        within GRACE. Looks at a bounded number of files a call.
+        within `file_grace_s`. Looks at a bounded number of files a call.
 
         Returns:
             How many files were deleted.
@@ -285,11 +368,11 @@ class TaskStore:
         for row in await self._files.due(now, _GARBAGE_BATCH):
             # Not read as a Task: one that another version wrote must not stop the rest.
             task = await self._tasks.find_one({"_id": row.task_id}, {"upload": 1, "result": 1, "expires_at": 1})
-            if task is None or str(row.file_id) not in _file_ids(task):
+            if task is None or str(row.file_id) not in file_ids_of(task):
                 await self._files.discard([row.file_id])
                 deleted += 1
             else:
-                await self._files.look_later(row, max(now, task["expires_at"] or now) + GRACE)
+                await self._files.look_later(row, max(now, task["expires_at"] or now))
         return deleted
 
     # Within
@@ -300,12 +383,22 @@ class TaskStore:
         now: datetime = answer["localTime"]
         return now
 
-    async def _expiry(self) -> datetime:
-        return await self._now() + timedelta(seconds=self._config.ttl_s)
+    async def _finished(self, status: Status, **fields: object) -> Document:
+        now = await self._now()
+        return finished(status, now, now + timedelta(seconds=self._config.ttl_s), **fields)
 
-    async def _find(self, object_id: ObjectId) -> Task | None:
-        document = await self._tasks.find_one({"_id": object_id})
-        return None if document is None else _task(document)
+    async def _failed(self, error: TaskError) -> Document:
+        return await self._finished(Status.FAILED, error=error.model_dump())
+
+    async def _insert(self, task_id: ObjectId, job: GenerateJob, request: RequestMark | None) -> None:
+        now = await self._now()
+        await self._tasks.insert_one(
+            {"_id": task_id, "created_at": now, "fence": 0, **fresh(job, now, request=request)}
+        )
+
+    async def _find(self, task_id: ObjectId) -> Task | None:
+        document = await self._tasks.find_one({"_id": task_id})
+        return None if document is None else task_of(document)
 
     async def _oldest(self, which: Document, limit: int) -> list[Document]:
         return await self._tasks.find(which, {"queued_at": 1}).sort("queued_at").limit(limit).to_list()
@@ -321,14 +414,24 @@ class TaskStore:
         written = await self._tasks.update_one(standing, {"$set": fields})
         return written.matched_count == 1
 
-    async def _swap_job(self, object_id: ObjectId, job: ContinueJob, upload: AudioFile) -> Task | None:
-        """Queues a task anew; the task as it was just before, None where there is none."""
-        while (before := await self._find(object_id)) is not None:
-            fields = {**_fresh(job, upload, await self._now()), "fence": before.fence + 1}
+    async def _swap_job(
+        self, task_id: ObjectId, job: ContinueJob, upload: AudioFile, use: Use | None
+    ) -> tuple[str, ...]:
+        """Queues a task anew, unless the use was that already; the files that nobody needs any more.
+
+        Raises UnknownTask: there is none.
+        """
+        mark = use.mark if use is not None else None
+        while (before := await self._find(task_id)) is not None:
+            if mark is not None and await self._uses.is_done(mark, before):
+                return (upload.file_id,)
+            if before.request is not None:
+                await self._uses.settle(before.request)
+            fields = {**fresh(job, await self._now(), upload, mark), "fence": before.fence + 1}
             if await self._swap(before, fields):
-                return before
+                return before.file_ids
             # Its worker wrote in between. Next time around, or the one after, it has nothing left to write.
-        return None
+        raise UnknownTask(f"no task has the id {task_id}")
 
     async def _write(self, claim: Claim, fields: Document, status: Status | None = None) -> None:
         """Writes on behalf of a worker, in one update that the database refuses to a stale claim.
@@ -337,7 +440,7 @@ class TaskStore:
             status: the one that the task gets, where it gets another.
         """
         legal = WORKING if status is None else WORKING & sources_of(status)
-        mine = {"_id": ObjectId(claim.task.id), "fence": claim.fence, "status": _one_of(legal)}
+        mine = {"_id": ObjectId(claim.task.id), "fence": claim.fence, "status": one_of(legal)}
         written = await self._tasks.update_one(mine, {"$set": fields})
         if written.matched_count:
             return
@@ -353,48 +456,3 @@ class TaskStore:
                 await self._files.discard(file_ids)
         except DatabaseUnavailable as error:
             _log.warning("files left to the garbage collection: %s", error)
-
-
-def _object_id(task_id: str) -> ObjectId:
-    try:
-        return ObjectId(task_id)
-    except InvalidId as error:
-        raise InvalidInput(f"{task_id[:80]!r} is no task id: 24 hexadecimal digits are", "malformed_id") from error
-
-
-def _task(document: Document) -> Task:
-    fields = {name: value for name, value in document.items() if name != "_id"}
-    try:
-        return Task.model_validate({"id": str(document["_id"]), **fields})
-    except ValidationError as error:
-        raise FatalError(
-            f"task {document['_id']} was written by a version of the service that this one cannot read", "task_shape"
-        ) from error
-
-
-def _fresh(job: GenerateJob | ContinueJob, upload: AudioFile | None, now: datetime) -> Document:
-    """All fields of a task that has just been queued, but those that a restart keeps or counts on."""
-    task = Task(id="0" * 24, status=Status.QUEUED, job=job, upload=upload, created_at=now, queued_at=now)
-    return task.model_dump(exclude={"id", "created_at", "fence"})
-
-
-def _ended(status: Status, expires_at: datetime, **fields: Any) -> Document:
-    return {"status": status.value, "lease": None, "expires_at": expires_at, **fields}
-
-
-def _exhausted(task: Task) -> Document:
-    last = f": {task.setback.message}" if task.setback is not None else ""
-    return TaskError.of(AttemptsExhausted(f"given up after {task.attempts} attempts{last}")).model_dump()
-
-
-def _facts(facts: Mapping[str, JsonValue] | None) -> Document:
-    """An update that adds facts one by one; their names are checked, for a dot would reach elsewhere."""
-    return {f"facts.{name}": value for name, value in _FACTS.validate_python(dict(facts or {})).items()}
-
-
-def _file_ids(document: Document) -> set[str]:
-    return {file["file_id"] for file in (document["upload"], document["result"]) if file is not None}
-
-
-def _one_of(statuses: Iterable[Status]) -> Document:
-    return {"$in": sorted(status.value for status in statuses)}

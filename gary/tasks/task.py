@@ -15,13 +15,15 @@ and whatever it writes is refused.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from gary.errors import FatalError, GaryError
+from gary.errors import AttemptsExhausted, FatalError, GaryError
 
 
 class Status(StrEnum):
@@ -68,6 +70,7 @@ class Value(BaseModel):
 
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FactName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 Facts = dict[FactName, JsonValue]
 
@@ -154,6 +157,57 @@ class TaskError(Value):
     def of(cls, error: GaryError) -> TaskError:
         return cls(code=error.code, message=error.message)
 
+    @classmethod
+    def given_up(cls, attempts: int, last: TaskError | None) -> TaskError:
+        """Of a task that was begun as often as it may be; `last` is the latest reason, where one is known."""
+        if last is None:  # its workers died and could not say why
+            return cls.of(AttemptsExhausted(f"given up after {attempts} attempts: each time its worker was lost"))
+        return cls(code=last.code, message=f"{last.message.rstrip('.')}; given up after {attempts} attempts")
+
+
+class Idempotency(Value):
+    """A client's word that what it sends again is the same request; of its key only a hash is kept."""
+
+    key_sha256: Sha256
+    request_sha256: Sha256
+
+    @classmethod
+    def of(cls, holder: str, key: str, request: str) -> Idempotency:
+        """Args:
+        holder: name of the API key that the client showed; empty where none is asked for. Two holders' equal keys
+            have nothing to do with each other.
+        key: as the client sent it.
+        request: what was asked, the route included, as canonical JSON.
+        """
+        pair = json.dumps([holder, key])
+        return cls(
+            key_sha256=hashlib.sha256(pair.encode()).hexdigest(),
+            request_sha256=hashlib.sha256(request.encode()).hexdigest(),
+        )
+
+
+class RequestMark(Value):
+    """One use of an idempotency key; a key that is used again after it was forgotten makes another mark."""
+
+    key_sha256: Sha256
+    use: Id
+
+
+class QueueState(Value):
+    """How busy the house is.
+
+    Attributes:
+        queued: tasks that wait, for a worker or for their next attempt.
+        working: tasks that a worker holds or held last.
+        oldest_waiting_s: since the job of the longest waiting task came; None where none waits.
+        finished_per_minute: completed and failed, over the last ten minutes; None where there were none.
+    """
+
+    queued: Annotated[int, Field(ge=0)]
+    working: Annotated[int, Field(ge=0)]
+    oldest_waiting_s: Annotated[float, Field(ge=0)] | None
+    finished_per_minute: Annotated[float, Field(gt=0)] | None
+
 
 class Task(Value):
     """A task as it stood when it was read.
@@ -163,9 +217,12 @@ class Task(Value):
         progress: 0 to 1, of the present attempt.
         error: why it failed.
         setback: why the latest attempt was released, where the worker said so.
+        not_before: when the next attempt may begin, after a setback.
         upload: the audio that a ContinueJob goes on from.
         result: what a completed task made.
         facts: small values that are found out on the way, such as tempo_bpm, bars, duration_s, title.
+        request: which request gave it its present job, where that came with an idempotency key.
+        finished_at: when it was completed or failed.
         expires_at: when a finished task is forgotten; None while unfinished.
     """
 
@@ -180,9 +237,12 @@ class Task(Value):
     progress: Annotated[float, Field(ge=0, le=1)] = 0.0
     error: TaskError | None = None
     setback: TaskError | None = None
+    not_before: datetime | None = None
     upload: AudioFile | None = None
     result: AudioFile | None = None
     facts: Facts = {}
+    request: RequestMark | None = None
+    finished_at: datetime | None = None
     expires_at: datetime | None = None
 
     @property
@@ -191,10 +251,10 @@ class Task(Value):
         return tuple(file.file_id for file in (self.upload, self.result) if file is not None)
 
     def is_claimable(self, now: datetime) -> bool:
-        """Whether it waits for a worker, or its worker has not been heard of for a whole lease."""
+        """Whether it waits for a worker and may begin, or its worker has not been heard of for a whole lease."""
         if self.status in WORKING:
             return self.lease is None or self.lease.until < now
-        return self.status is Status.QUEUED
+        return self.status is Status.QUEUED and (self.not_before is None or self.not_before <= now)
 
 
 class Claim(Value):

@@ -1,0 +1,151 @@
+"""What one attempt at a task does: the chain of calls from a link or an upload to an encoded answer.
+
+Source samples pass from deployment to deployment as responses and not through here; only what MusicGen made, streamed
+as it comes, is gathered here. Given up at any point, it cancels every call that it has made: the download, ffmpeg and
+the engine's request end with it.
+"""
+
+import logging
+from contextlib import aclosing
+from dataclasses import dataclass
+from time import monotonic
+
+from deployments.handles import Calls, Handle, Response, result, stream
+from gary.audio.clip import Clip
+from gary.audio.plan import Plan
+from gary.engine.request import AudioStretch, GenerationParams, GenerationRequest, Progress
+from gary.errors import DatabaseUnavailable
+from gary.links import Link
+from gary.tasks.store import TaskStore
+from gary.tasks.task import Claim, ContinueJob, GenerateJob, Status
+
+_log = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an attempt brought: the encoded answer and what is to be said about it."""
+
+    wav: bytes
+    facts: dict[str, float | int | str | None]
+
+
+@dataclass(frozen=True)
+class Staff:
+    """Who does the work.
+
+    Attributes:
+        musicgen: the deployment that serves each model, by the model's name.
+    """
+
+    fetcher: Handle
+    cropper: Handle
+    musicgen: dict[str, Handle]
+
+
+class Work:
+    """Args:
+    progress_s: least time between two writes of progress.
+    """
+
+    def __init__(self, store: TaskStore, staff: Staff, progress_s: float) -> None:
+        self._store = store
+        self._fetcher = staff.fetcher
+        self._cropper = staff.cropper
+        self._musicgen = staff.musicgen
+        self._progress_s = progress_s
+
+    async def make(self, claim: Claim) -> Made:
+        """Does a task's job.
+
+        Raises:
+            GaryError: of whoever failed.
+        """
+        with Calls() as calls:
+            match claim.task.job:
+                case GenerateJob() as job:
+                    return await self._generate(claim, job, calls)
+                case ContinueJob() as job:
+                    return await self._continue(claim, job, calls)
+
+    async def _generate(self, claim: Claim, job: GenerateJob, calls: Calls) -> Made:
+        clock = _StageClock()
+        data = calls.made(self._fetcher.fetch.remote(Link(site=job.site, url=job.link), job.start_s))
+        source = calls.made(self._cropper.decode_source.remote(data, job.start_s, job.prompt_s))
+        planning = calls.made(self._cropper.plan.remote(source, job.prompt_s, job.min_s, job.max_s))
+        plan: Plan = await result(planning, "the fetch")
+        clock.end("fetching_s")
+        prompt = calls.made(self._cropper.take_prompt.remote(source, plan))
+        stretches = await self._continuation(claim, job, plan.length_s, prompt)
+        clock.end("generating_s")
+        await self._store.advance(claim, Status.ENCODING)
+        encoding = calls.made(self._cropper.encode_generated.remote(stretches))
+        wav, duration_s = await result(encoding, "the cropper")
+        clock.end("encoding_s")
+        facts = {
+            "tempo_bpm": plan.tempo_bpm,
+            "tempo_confidence": plan.tempo_confidence,
+            "bars": plan.bars,
+            "prompt_s": plan.prompt_s,
+        }
+        return Made(wav, {**facts, "duration_s": duration_s, "seed": job.seed, **clock.stages_s})
+
+    async def _continue(self, claim: Claim, job: ContinueJob, calls: Calls) -> Made:
+        clock = _StageClock()
+        upload = await self._store.read_upload(claim.task)
+        original = calls.made(self._cropper.decode.remote(upload))
+        prompt = calls.made(self._cropper.tail.remote(original, job.prompt_s))
+        clock.end("fetching_s")
+        stretches = await self._continuation(claim, job, job.length_s, prompt)
+        clock.end("generating_s")
+        await self._store.advance(claim, Status.ENCODING)
+        encoding = calls.made(self._cropper.encode_continued.remote(original, job.prompt_s, stretches))
+        wav, duration_s = await result(encoding, "the cropper")
+        clock.end("encoding_s")
+        return Made(wav, {"prompt_s": job.prompt_s, "duration_s": duration_s, "seed": job.seed, **clock.stages_s})
+
+    async def _continuation(
+        self, claim: Claim, job: GenerateJob | ContinueJob, length_s: float, prompt: Response
+    ) -> list[Clip]:
+        """Has MusicGen go on from `prompt`, which reaches it as shared memory; the answer's stretches, in order."""
+        await self._store.advance(claim, Status.GENERATING)
+        request = GenerationRequest(
+            id=f"{claim.task.id}-{claim.fence}",
+            duration_s=length_s,
+            seed=job.seed,
+            description=job.description,
+            params=GenerationParams(**job.sampling.model_dump()),
+        )
+        musicgen = self._musicgen[job.model].options(stream=True)
+        stretches: list[Clip] = []
+        written_s = monotonic()
+        async with aclosing(stream(musicgen.generate.remote(job.model, request, prompt), "MusicGen")) as events:
+            async for event in events:
+                match event:
+                    case AudioStretch(clip=clip):
+                        stretches.append(clip)
+                    case Progress(frames_done=done, frames_total=total):
+                        if monotonic() - written_s >= self._progress_s:
+                            written_s = monotonic()
+                            await self._tell(claim, done / total)
+        return stretches
+
+    async def _tell(self, claim: Claim, fraction: float) -> None:
+        """Progress is worth no attempt: while the database is away, the work goes on."""
+        try:
+            await self._store.set_progress(claim, fraction)
+        except DatabaseUnavailable as error:
+            _log.warning("task %s: progress not written: %s", claim.task.id, error)
+
+
+class _StageClock:
+    """Seconds of each stage, from one `end` to the next."""
+
+    def __init__(self) -> None:
+        self.stages_s: dict[str, float] = {}
+        self._since_s = monotonic()
+
+    def end(self, stage: str) -> None:
+        now_s = monotonic()
+        self.stages_s[stage] = round(now_s - self._since_s, 3)
+        self._since_s = now_s

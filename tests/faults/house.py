@@ -1,0 +1,134 @@
+"""A service on a Ray of its own, as a process that may be killed with all that it started.
+
+    python -m tests.faults.house SPEC.json
+
+It says one JSON line when it is up, and answers each JSON line on its standard input with another. It ends with its
+input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray._private.state
+from ray import serve
+from ray.cluster_utils import Cluster
+
+from tests.faults.application import HouseSpec, fitted
+
+APP_NAME = "gary"
+_STORE_BYTES = 512 * 1024 * 1024
+_BALLAST = "ballast"
+
+
+def main() -> None:
+    spec = HouseSpec.model_validate_json(Path(sys.argv[1]).read_text())
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what Ray prints goes to the log
+    with ExitStack() as house:
+        if spec.small_disk is not None:
+            _mount(spec.small_disk, spec.small_disk_bytes)
+        cluster = house.enter_context(_ray(spec))
+        serve.start(http_options={"host": "127.0.0.1", "port": spec.port, "location": "HeadOnly"})
+        house.callback(serve.shutdown)
+        serve.run(fitted(spec), name=APP_NAME)
+        answers.write("{}\n")
+        for line in sys.stdin:
+            answers.write(json.dumps(_answer(json.loads(line), spec, cluster)) + "\n")
+
+
+@contextmanager
+def _ray(spec: HouseSpec) -> Iterator[Cluster | None]:
+    """One node in this process, or a cluster of several on this machine."""
+    settings: dict[str, Any] = {"num_cpus": 16, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    if spec.nodes == 1:
+        ray.init(**settings, log_to_driver=False, namespace="faults", _temp_dir=str(spec.temp_dir))
+        try:
+            yield None
+        finally:
+            ray.shutdown()
+        return
+    head = settings | {"resources": {"head": 1}, "temp_dir": str(spec.temp_dir)}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for _ in range(spec.nodes - 1):
+            cluster.add_node(**settings | {"resources": {"work": 1}})
+        ray.init(address=cluster.address, log_to_driver=False, namespace="faults")
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def _answer(command: dict[str, Any], spec: HouseSpec, cluster: Cluster | None) -> Any:
+    answers: dict[str, Callable[[], Any]] = {
+        "replicas": _replicas,
+        "deploy": lambda: _deploy(spec),
+        "nodes": lambda: _nodes(cluster),
+        "fill": lambda: _fill(spec),
+        "free": lambda: _free(spec),
+    }
+    return answers[command["do"]]()
+
+
+def _replicas() -> list[dict[str, Any]]:
+    """The living replicas: their deployment, process and node. Ray's public way to ask needs the dashboard."""
+    actors = ray._private.state.actors(actor_state_name="ALIVE").values()
+    named = [(actor["Name"].split("#"), actor) for actor in actors if actor["Name"].startswith("SERVE_REPLICA::")]
+    return [{"deployment": name[1], "pid": a["Pid"], "node": a["Address"]["NodeID"]} for name, a in named]
+
+
+def _deploy(spec: HouseSpec) -> None:
+    """Other settings for every deployment but the database, and so new replicas; nobody waits for them here."""
+    args = spec.args
+    changed = {
+        "limits": args.limits.model_copy(update={"clips": args.limits.clips + 1}),
+        "engine": args.engine.model_copy(update={"slots": args.engine.slots + 1}),
+    }
+    new = fitted(spec.model_copy(update={"args": args.model_copy(update=changed)}))
+    serve.run_many([serve.RunTarget(new, name=APP_NAME)], wait_for_applications_running=False)
+
+
+def _nodes(cluster: Cluster | None) -> dict[str, int]:
+    """The raylet of each node but the head."""
+    assert cluster is not None
+    return {
+        node.node_id: node.all_processes[ray._private.ray_constants.PROCESS_TYPE_RAYLET][0].process.pid
+        for node in cluster.worker_nodes
+    }
+
+
+def _mount(directory: Path, size_bytes: int) -> None:
+    """A small disk that only this process and its children see, and that goes with them."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(directory)], check=True)
+
+
+def _fill(spec: HouseSpec) -> int:
+    """Leaves no byte free on the small disk; bytes written."""
+    assert spec.small_disk is not None
+    written = 0
+    with (spec.small_disk / _BALLAST).open("ab", buffering=0) as ballast:
+        for chunk in (1 << 20, 1 << 12):
+            try:
+                while True:
+                    written += ballast.write(bytes(chunk))
+            except OSError:
+                continue
+    return written
+
+
+def _free(spec: HouseSpec) -> None:
+    assert spec.small_disk is not None
+    (spec.small_disk / _BALLAST).unlink()
+
+
+if __name__ == "__main__":
+    main()
