@@ -21,7 +21,8 @@ COPY --chown=gary:gary . .
 ENV PATH=/app/.venv/bin:$PATH \
     HF_HOME=/data/hub \
     PYTHONUNBUFFERED=1 \
-    RAY_USAGE_STATS_ENABLED=0
+    RAY_USAGE_STATS_ENABLED=0 \
+    RAY_SERVE_LOG_TO_STDERR=0
 VOLUME /data
 EXPOSE 8000
 

@@ -1,7 +1,7 @@
 """Decodes, measures, cuts, joins and encodes audio, on a CPU: the shell around gary.audio.
 
-A method takes values or other deployments' responses, and what it returns lies in the object store: whole clips go
-from here to MusicGen without passing through anybody else. Temporary files have no names, so that a replica that is
+A method takes values, or parcels of what other calls returned, which lie in the object store: whole clips go to
+MusicGen without passing through anybody else. Temporary files have no names, so that a replica that is
 killed leaves none behind.
 """
 
@@ -13,6 +13,7 @@ from ray import serve
 from ray.serve import Deployment
 
 from deployments import logs
+from deployments.handles import Parcel
 from gary.audio import crop
 from gary.audio.clip import Clip
 from gary.audio.files import decode, encode_mp3, encode_wav
@@ -30,33 +31,36 @@ class Cropper:
         self._limits = limits
         warm_up()
 
-    async def decode_source(self, data: bytes, start_s: float, prompt_s: float) -> Source:
+    async def decode_source(self, data: Parcel[bytes], start_s: float, prompt_s: float) -> Source:
         """A fetched source's window around `start_s`; errors as `gary.audio.plan.decode_source`."""
-        return await decode_source(data, start_s, prompt_s, self._limits)
+        return await decode_source(await data.open(), start_s, prompt_s, self._limits)
 
-    async def plan(self, source: Source, prompt_s: float, min_s: float, max_s: float) -> Plan:
+    async def plan(self, source: Parcel[Source], prompt_s: float, min_s: float, max_s: float) -> Plan:
         """How long prompt and answer are to be, by the source's tempo."""
-        plan = await asyncio.to_thread(make_plan, source, prompt_s, min_s, max_s)
+        plan = await asyncio.to_thread(make_plan, await source.open(), prompt_s, min_s, max_s)
         _log.info("planned, at a tempo of %s bpm", plan.tempo_bpm, extra={"length_s": plan.length_s})
         return plan
 
-    async def take_prompt(self, source: Source, plan: Plan) -> Clip:
-        return take_prompt(source, plan)
+    async def take_prompt(self, source: Parcel[Source], plan: Plan) -> Clip:
+        return take_prompt(await source.open(), plan)
 
     async def decode(self, data: bytes) -> Clip:
         """A whole upload; errors as `gary.audio.files.decode`."""
         return await decode(data, self._limits)
 
-    async def tail(self, clip: Clip, length_s: float) -> Clip:
-        return crop.tail(clip, length_s)
+    async def tail(self, clip: Parcel[Clip], length_s: float) -> Clip:
+        return crop.tail(await clip.open(), length_s)
 
     async def encode_generated(self, stretches: Sequence[Clip]) -> tuple[bytes, float]:
         """WAV bytes and seconds of what MusicGen made: one gain for all of it, so that its seam stays as it is."""
         return await asyncio.to_thread(lambda: _encoded(normalise(crop.join(stretches))))
 
-    async def encode_continued(self, original: Clip, prompt_s: float, stretches: Sequence[Clip]) -> tuple[bytes, float]:
+    async def encode_continued(
+        self, original: Parcel[Clip], prompt_s: float, stretches: Sequence[Clip]
+    ) -> tuple[bytes, float]:
         """WAV bytes and seconds of `original` without its last `prompt_s` seconds, then what MusicGen made of those."""
-        return await asyncio.to_thread(lambda: _encoded(crop.splice(original, prompt_s, crop.join(stretches))))
+        clip = await original.open()
+        return await asyncio.to_thread(lambda: _encoded(crop.splice(clip, prompt_s, crop.join(stretches))))
 
     async def probe(self, data: bytes) -> float:
         """Seconds of audio in `data`; MediaError where it is none."""

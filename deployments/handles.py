@@ -9,9 +9,11 @@ import contextvars
 import errno
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
+from ray import ObjectRef
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
@@ -20,6 +22,8 @@ from gary.errors import RecoverableError
 
 Handle = DeploymentHandle[Any]
 Response = DeploymentResponse[Any] | DeploymentResponseGenerator[Any]  # which of them, `stream` decides
+
+T = TypeVar("T")
 
 _detached: set[asyncio.Task[Any]] = set()
 
@@ -35,7 +39,7 @@ def _translated(what: str) -> Iterator[None]:
     except (BackPressureError, DeploymentUnavailableError, RayServeException) as error:
         raise RecoverableError(f"{what} takes no calls at present", "unavailable") from error
     except RayError as error:
-        raise RecoverableError(f"{what} was lost while it worked: {type(error).__name__}", "replica_lost") from error
+        raise _lost(what, error) from error
 
 
 def _origin(error: RayTaskError) -> BaseException:
@@ -50,7 +54,13 @@ def _ours(error: BaseException, what: str) -> BaseException:
     """The callee's error; that of a full disk is nobody's bug and may be gone at the next attempt."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _no_room(what)
+    if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+        return _lost(what, error)
     return error
+
+
+def _lost(what: str, error: RayError) -> RecoverableError:
+    return RecoverableError(f"{what} was lost while it worked: {type(error).__name__}", "replica_lost")
 
 
 def _no_room(what: str) -> RecoverableError:
@@ -102,6 +112,31 @@ async def result(response: Response, what: str) -> Any:
         except asyncio.CancelledError:
             response.cancel()
             raise
+
+
+@dataclass(frozen=True)
+class Parcel(Generic[T]):
+    """What a call returned, for another replica: it lies in the object store and is opened by whoever needs it.
+
+    Not the response itself as an argument: where its replica's node has died, Serve's router takes the error of that
+    argument for the next replica's, and tries again for ever (Ray 2.60, `Router.route_and_send_request`).
+    """
+
+    ref: ObjectRef[T]
+    what: str
+
+    async def open(self) -> T:
+        """Errors as in `result`."""
+        with _translated(self.what):
+            contents: T = await self.ref
+            return contents
+
+
+async def parcel(response: Response, what: str) -> Parcel[Any]:
+    """Waits for a call's end; what it returned does not come to this process. Errors as in `result`, or when opened."""
+    assert isinstance(response, DeploymentResponse)
+    with _translated(what):
+        return Parcel(await response._to_object_ref(), what)  # noqa: SLF001  Ray's developer API
 
 
 async def stream(responses: Response, what: str) -> AsyncGenerator[Any, None]:

@@ -13,6 +13,7 @@ from ray import serve
 from ray.serve import Deployment
 
 from deployments import logs
+from deployments.handles import Parcel
 from gary.audio.clip import Clip
 from gary.config import EngineConfig, ModelSpec
 from gary.engine.probe import Probe
@@ -63,18 +64,19 @@ class MusicGen:
             pass
 
     async def generate(
-        self, model: str, request: GenerationRequest, prompt: Clip | None
+        self, model: str, request: GenerationRequest, prompt: Parcel[Clip] | None
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Streams progress and audio; cancelling the call aborts the request. Errors as `Engine.generate`.
 
         Args:
             model: a name from this deployment's list.
-            prompt: passed as a response, it arrives as read-only shared memory.
+            prompt: what is in it arrives as read-only shared memory.
         """
+        clip = None if prompt is None else await prompt.open()
         try:
             async with (
                 self._shelf.use(self._checkpoints[model]) as engine,
-                aclosing(self._probe.watch(engine.generate(request, prompt))) as events,
+                aclosing(self._probe.watch(engine.generate(request, clip))) as events,
             ):
                 async for event in events:
                     yield event

@@ -1,6 +1,6 @@
 """What one attempt at a task does: the chain of calls from a link or an upload to an encoded answer.
 
-Source samples pass from deployment to deployment as responses and not through here; only what MusicGen made, streamed
+Source samples pass from deployment to deployment as parcels and not through here; only what MusicGen made, streamed
 as it comes, is gathered here. Given up at any point, it cancels every call that it has made: the download, ffmpeg and
 the engine's request end with it.
 """
@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
 
-from deployments.handles import Calls, Handle, Response, result, stream
+from deployments.handles import Calls, Handle, Parcel, parcel, result, stream
 from gary.audio.clip import Clip
 from gary.audio.plan import Plan
 from gary.engine.request import AudioStretch, GenerationParams, GenerationRequest, Progress
@@ -70,12 +70,15 @@ class Work:
 
     async def _generate(self, claim: Claim, job: GenerateJob, calls: Calls) -> Made:
         clock = _StageClock()
-        data = calls.made(self._fetcher.fetch.remote(Link(site=job.site, url=job.link), job.start_s))
-        source = calls.made(self._cropper.decode_source.remote(data, job.start_s, job.prompt_s))
+        fetching = calls.made(self._fetcher.fetch.remote(Link(site=job.site, url=job.link), job.start_s))
+        data = await parcel(fetching, "the fetcher")
+        decoding = calls.made(self._cropper.decode_source.remote(data, job.start_s, job.prompt_s))
+        source = await parcel(decoding, "the cropper")
         planning = calls.made(self._cropper.plan.remote(source, job.prompt_s, job.min_s, job.max_s))
-        plan: Plan = await result(planning, "the fetch")
+        plan: Plan = await result(planning, "the cropper")
         clock.end("fetching_s")
-        prompt = calls.made(self._cropper.take_prompt.remote(source, plan))
+        taking = calls.made(self._cropper.take_prompt.remote(source, plan))
+        prompt = await parcel(taking, "the cropper")
         stretches = await self._continuation(claim, job, plan.length_s, prompt)
         clock.end("generating_s")
         await self._store.advance(claim, Status.ENCODING)
@@ -93,8 +96,10 @@ class Work:
     async def _continue(self, claim: Claim, job: ContinueJob, calls: Calls) -> Made:
         clock = _StageClock()
         upload = await self._store.read_upload(claim.task)
-        original = calls.made(self._cropper.decode.remote(upload))
-        prompt = calls.made(self._cropper.tail.remote(original, job.prompt_s))
+        decoding = calls.made(self._cropper.decode.remote(upload))
+        original = await parcel(decoding, "the cropper")
+        taking = calls.made(self._cropper.tail.remote(original, job.prompt_s))
+        prompt = await parcel(taking, "the cropper")
         clock.end("fetching_s")
         stretches = await self._continuation(claim, job, job.length_s, prompt)
         clock.end("generating_s")
@@ -105,7 +110,7 @@ class Work:
         return Made(wav, {"prompt_s": job.prompt_s, "duration_s": duration_s, "seed": job.seed, **clock.stages_s})
 
     async def _continuation(
-        self, claim: Claim, job: GenerateJob | ContinueJob, length_s: float, prompt: Response
+        self, claim: Claim, job: GenerateJob | ContinueJob, length_s: float, prompt: Parcel[Clip]
     ) -> list[Clip]:
         """Has MusicGen go on from `prompt`, which reaches it as shared memory; the answer's stretches, in order."""
         await self._store.advance(claim, Status.GENERATING)

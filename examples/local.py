@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,24 +31,27 @@ class LocalService:
 
 
 @contextmanager
-def local_service(config: Path, port: int, log: Path) -> Iterator[LocalService]:
+def local_service(
+    config: Path, port: int, log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[LocalService]:
     """Starts the service from a Serve config file, waits until it is live, and stops everything at the end.
 
     Args:
         config: its http_options say `port`.
         log: what Ray and the replicas print.
+        env: variables beside those of this process.
 
     Raises:
         RuntimeError: it ended, or was not live within READY_TIMEOUT_S; the sentence names the log.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     # A Ray of our own on loopback needs no token under the home directory, and no word to anybody.
-    env = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"} | os.environ
+    variables = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **os.environ, **(env or {})}
     program = str(Path(sys.executable).with_name("serve"))
     command = [program, "run", "--address", "local", "--app-dir", ".", str(config)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=variables, start_new_session=True
         )
     service = LocalService(f"http://127.0.0.1:{port}", process, log)
     try:

@@ -15,6 +15,7 @@ from gary.api.schemas import Body, ContinueBody, GenerateBody, decode_base64
 from gary.api.services import Services
 from gary.errors import InvalidInput
 from gary.links import parse_link
+from gary.logs import note_task
 from gary.tasks.task import ContinueJob, GenerateJob, Idempotency, Sampling
 
 GENERATE_SAMPLING = Sampling(top_k=150, cfg_coef=5.0)
@@ -96,6 +97,7 @@ async def _answered_before(services: Services, idempotency: Idempotency | None) 
 
 
 def _begin(services: Services, task_id: str, job: GenerateJob | ContinueJob, caller: Caller) -> None:
+    note_task(task_id)
     _log.info("task %s accepted: %s for %s", task_id, job.kind, caller)
     services.begin(task_id)
 

@@ -6,6 +6,7 @@ from fastapi import Depends, FastAPI
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 
+from gary.api.access_log import AccessLog
 from gary.api.body_limit import BodyLimit
 from gary.api.doors import Doors, Envelope
 from gary.api.errors import LastResort, install_error_handlers
@@ -41,4 +42,5 @@ def create_api(services: Services, adds_request_id: bool = True) -> FastAPI:
         expose_headers=_EXPOSED_HEADERS,
     )
     app.add_middleware(Envelope, adds_request_id=adds_request_id)
+    app.add_middleware(AccessLog)
     return app

@@ -43,13 +43,14 @@ class Doors:
         address = self._proxies.client(
             (scope.get("client") or (None,))[0], ",".join(headers.getlist("x-forwarded-for"))
         )
+        state = scope.setdefault("state", {})
+        state["caller"] = Caller(address)  # for the log, of those who are refused
         try:
-            caller = await self._admitted(scope, headers, address)
+            state["caller"] = await self._admitted(scope, headers, address)
         except ClientError as error:
             _log.info("%s of %s refused: %s", scope["method"], address, error.code)
             await error_answer(error)(scope, receive, send)
             return
-        scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
 
     async def _admitted(self, scope: Scope, headers: Headers, address: str) -> Caller:

@@ -70,7 +70,7 @@ class LastResort:
         except Exception as error:
             if started or scope["type"] != "http":
                 raise  # half an answer is out; the server breaks the connection, so that nobody takes it for whole
-            _log.error("%s %s failed", scope["method"], _route(scope), exc_info=error)
+            _log.error("%s %s failed", scope["method"], route_pattern(scope), exc_info=error)
             answer = _answer(500, "the service failed; the fault is ours and has been logged", "internal")
             await answer(scope, receive, send)
 
@@ -82,7 +82,7 @@ def _answer(status: int, message: str, code: str, headers: dict[str, str] | None
 async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, GaryError)
     if error.http_status >= 500:
-        _log.error("%s %s: %s", request.method, _route(request.scope), error, exc_info=error)
+        _log.error("%s %s: %s", request.method, route_pattern(request.scope), error, exc_info=error)
     return error_answer(error)
 
 
@@ -119,6 +119,6 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     return answer
 
 
-def _route(scope: Scope) -> str:
+def route_pattern(scope: Scope) -> str:
     """The pattern of the route that was found, such as /tasks/{task_id}."""
     return str(getattr(scope.get("route"), "path", "(no route)"))
