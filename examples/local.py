@@ -31,9 +31,7 @@ class LocalService:
 
 
 @contextmanager
-def local_service(
-    config: Path, port: int, log: Path, env: Mapping[str, str] | None = None
-) -> Iterator[LocalService]:
+def local_service(config: Path, port: int, log: Path, env: Mapping[str, str] | None = None) -> Iterator[LocalService]:
     """Starts the service from a Serve config file, waits until it is live, and stops everything at the end.
 
     Args:

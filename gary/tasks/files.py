@@ -48,11 +48,19 @@ class AudioFiles:
     ) -> None:
         self._bucket = AsyncGridFSBucket(database, "audio", chunk_size_bytes=CHUNK_BYTES)
         self._ledger = database["audio.ledger"]
+        self._database = database
         self._now = now
         self._grace = grace
 
     async def create_indexes(self) -> None:
+        """The ledger's, and GridFS's own, which it would make at the first upload.
+
+        The embedded server that finds no room while it makes a collection keeps its name and never again its table: so
+        all are made at the start, while there is room.
+        """
         await self._ledger.create_index("look_at", name="look_at")
+        await self._database["audio.files"].create_index([("filename", 1), ("uploadDate", 1)])
+        await self._database["audio.chunks"].create_index([("files_id", 1), ("n", 1)], unique=True)
 
     async def put(self, task_id: ObjectId, data: bytes | AsyncIterator[bytes]) -> AudioFile:
         """Stores `data`. A file that no task refers to after `grace`, whole or broken off, is to be cleared away."""
