@@ -9,7 +9,7 @@ import pytest
 from ray import serve
 
 from deployments import cropper, musicgen
-from deployments.handles import Handle, stream
+from deployments.handles import Handle, parcel, stream
 from gary.audio.clip import Clip
 from gary.audio.files import encode_wav
 from gary.config import EngineConfig, Limits, ModelSpec
@@ -53,14 +53,14 @@ def in_plasma(address: int) -> bool:
 
 
 class Chain:
-    """Passes the cropper's response on to MusicGen, as the conductor does."""
+    """Passes what the cropper made on to MusicGen, as the conductor does."""
 
     def __init__(self, cropper: Handle, musicgen: Handle) -> None:
         self._cropper = cropper
         self._musicgen = musicgen
 
     async def run(self, wav: bytes) -> list[float]:
-        clip = self._cropper.decode.remote(wav)
+        clip = await parcel(self._cropper.decode.remote(wav), "the cropper")
         request = GenerationRequest(id="look", duration_s=1.0, seed=0)
         events = self._musicgen.options(stream=True).generate.remote("looking", request, clip)
         return [float(value) async for event in stream(events, "MusicGen") for value in event.clip.samples[0]]
