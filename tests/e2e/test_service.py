@@ -179,10 +179,20 @@ def test_memory_is_flat(http: httpx.Client, service: Running) -> None:
     assert replica_pids("MusicGen-tiny") == [pid], "one process, its model loaded once"
 
 
-def test_health_is_live(http: httpx.Client) -> None:
+def test_health_is_live(http: httpx.Client, service: Running) -> None:
+    """The old clients' words, and beside them the queue and a replica for every model."""
     answer = http.get("/health")
     assert answer.status_code == 200
-    assert answer.json() == {"mongodb": "live", "pytorch": "live", "ray": "live", "status": "live"}
+    health = answer.json()
+    assert {part: health[part] for part in ("mongodb", "pytorch", "ray", "status")} == {
+        "mongodb": "live",
+        "pytorch": "live",
+        "ray": "live",
+        "status": "live",
+    }
+    assert health["queue"]["queued"] == 0
+    assert set(health["models"]) == {model.name for model in service.args.models}
+    assert all(model["replicas_ready"] >= 1 for model in health["models"].values())
 
 
 def test_unknown_routes_and_methods_answer_in_json(http: httpx.Client) -> None:
