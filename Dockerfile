@@ -3,7 +3,7 @@
 FROM python:3.11.14-slim-bookworm
 
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ffmpeg procps \
+    && apt-get install --yes --no-install-recommends ffmpeg libgomp1 procps \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 gary \
     && install --directory --owner=gary --group=gary /app /data
@@ -22,7 +22,8 @@ ENV PATH=/app/.venv/bin:$PATH \
     HF_HOME=/data/hub \
     PYTHONUNBUFFERED=1 \
     RAY_USAGE_STATS_ENABLED=0 \
-    RAY_SERVE_LOG_TO_STDERR=0
+    RAY_SERVE_LOG_TO_STDERR=0 \
+    MALLOC_ARENA_MAX=2
 VOLUME /data
 EXPOSE 8000
 

@@ -113,9 +113,15 @@ class Queue:
         self._counted_since_s = since_s
 
     async def _finished_per_minute(self) -> float | None:
-        since = await self._now() - RATE_WINDOW
-        finished = await self._tasks.count_documents({"finished_at": {"$gt": since}})
-        return finished / (RATE_WINDOW.total_seconds() / 60) if finished else None
+        """Since the first that finished within the window, but a minute at least: a house that has just opened, or has
+        just got work again, is as fast as it has been since then."""
+        now = await self._now()
+        lately = {"finished_at": {"$gt": now - RATE_WINDOW}}
+        first = await self._tasks.find(lately, {"finished_at": 1}).sort("finished_at").limit(1).to_list()
+        if not first:
+            return None
+        minutes: float = max((now - first[0]["finished_at"]) / timedelta(minutes=1), 1.0)
+        return await self._tasks.count_documents(lately) / minutes
 
 
 def retry_after_s(finished_per_minute: float | None) -> float:

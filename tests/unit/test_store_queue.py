@@ -36,7 +36,7 @@ async def test_no_more_tasks_get_in_than_may_be_unfinished(uri: str, config: Dat
 
 
 async def test_when_to_come_again_follows_what_finished_lately(uri: str, config: DatabaseConfig, raw: Database) -> None:
-    """Twenty tasks in ten minutes: one in thirty seconds; those of before, and cancelled ones, do not count."""
+    """Twenty tasks in five minutes: one in fifteen seconds; those of before, and cancelled ones, do not count."""
     async with opened(uri, config, unfinished_tasks=1) as store:
         for number in range(30):
             claim = await claimed(store)
@@ -46,12 +46,17 @@ async def test_when_to_come_again_follows_what_finished_lately(uri: str, config:
                 assert before is not None
                 change = {"$set": {"finished_at": before - RATE_WINDOW}}
                 await raw["tasks"].update_one({"_id": ObjectId(claim.task.id)}, change)
+            elif number == 10:
+                first = (await store.get(claim.task.id)).finished_at
+                assert first is not None
+                change = {"$set": {"finished_at": first - timedelta(minutes=5)}}
+                await raw["tasks"].update_one({"_id": ObjectId(claim.task.id)}, change)
         await store.cancel(await store.create(GENERATE))
         await store.create(GENERATE)
         with pytest.raises(QueueFull) as caught:
             await store.create(GENERATE)
-        assert caught.value.retry_after_s == 30.0
-        assert (await store.queue()).finished_per_minute == 2.0
+        assert caught.value.retry_after_s == pytest.approx(15.0, rel=0.05)  # the test itself takes a moment
+        assert (await store.queue()).finished_per_minute == pytest.approx(4.0, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +97,7 @@ async def test_the_queue_says_how_busy_the_house_is(uri: str, config: DatabaseCo
         queued_at = oldest.queued_at - timedelta(minutes=5)
         await raw["tasks"].update_one({"_id": ObjectId(oldest.id)}, {"$set": {"queued_at": queued_at}})
         state = await store.queue()
-        assert (state.queued, state.working, state.finished_per_minute) == (2, 2, 0.1)
+        assert (state.queued, state.working, state.finished_per_minute) == (2, 2, 1.0)  # a minute at least
         assert state.oldest_waiting_s is not None
         assert 300 <= state.oldest_waiting_s < 330
 
