@@ -70,7 +70,7 @@ def _no_room(what: str) -> RecoverableError:
 class Calls:
     """The calls of one piece of work: left by an error or a cancellation, it cancels all that are under way.
 
-    Cancelling a call that is awaited does not reach those whose responses were its arguments; hence this list.
+    Cancelling the call that is awaited does not reach those made before it; hence this list.
     """
 
     def __init__(self) -> None:
