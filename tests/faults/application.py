@@ -36,6 +36,7 @@ class HouseSpec(BaseModel):
         port: of HTTP.
         temp_dir: of Ray.
         nodes: of Ray's cluster; with more than one, all but the database and the ingress are on the others.
+        dashboard_port: with one, the service is deployed by `serve deploy`, which speaks to the dashboard.
         small_disk: a directory that is given a disk of its own, of `small_disk_bytes`.
     """
 
@@ -46,6 +47,7 @@ class HouseSpec(BaseModel):
     temp_dir: Path
     nodes: int = 1
     replicas: dict[str, int] = {}
+    dashboard_port: int | None = None
     small_disk: Path | None = None
     small_disk_bytes: int = 0
 

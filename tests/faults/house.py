@@ -22,7 +22,9 @@ import ray._private.state
 from ray import serve
 from ray.cluster_utils import Cluster
 
+from gary.config import AppArgs
 from tests.faults.application import HouseSpec, fitted
+from tests.faults.waiting import must
 
 APP_NAME = "gary"
 _STORE_BYTES = 512 * 1024 * 1024
@@ -39,7 +41,8 @@ def main() -> None:
         cluster = house.enter_context(_ray(spec))
         serve.start(http_options={"host": "127.0.0.1", "port": spec.port, "location": "HeadOnly"})
         house.callback(serve.shutdown)
-        serve.run(fitted(spec), name=APP_NAME)
+        _deploy(spec, spec.args)
+        _wait_until_running()
         answers.write("{}\n")
         for line in sys.stdin:
             answers.write(json.dumps(_answer(json.loads(line), spec, cluster)) + "\n")
@@ -49,6 +52,8 @@ def main() -> None:
 def _ray(spec: HouseSpec) -> Iterator[Cluster | None]:
     """One node in this process, or a cluster of several on this machine."""
     settings: dict[str, Any] = {"num_cpus": 16, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    if spec.dashboard_port is not None:
+        settings |= {"include_dashboard": True, "dashboard_port": spec.dashboard_port}
     if spec.nodes == 1:
         ray.init(**settings, log_to_driver=False, namespace="faults", _temp_dir=str(spec.temp_dir))
         try:
@@ -71,7 +76,7 @@ def _ray(spec: HouseSpec) -> Iterator[Cluster | None]:
 def _answer(command: dict[str, Any], spec: HouseSpec, cluster: Cluster | None) -> Any:
     answers: dict[str, Callable[[], Any]] = {
         "replicas": _replicas,
-        "deploy": lambda: _deploy(spec),
+        "deploy": lambda: _deploy(spec, _changed(spec.args)),
         "nodes": lambda: _nodes(cluster),
         "fill": lambda: _fill(spec),
         "free": lambda: _free(spec),
@@ -86,15 +91,41 @@ def _replicas() -> list[dict[str, Any]]:
     return [{"deployment": name[1], "pid": a["Pid"], "node": a["Address"]["NodeID"]} for name, a in named]
 
 
-def _deploy(spec: HouseSpec) -> None:
-    """Other settings for every deployment but the database, and so new replicas; nobody waits for them here."""
-    args = spec.args
-    changed = {
-        "limits": args.limits.model_copy(update={"clips": args.limits.clips + 1}),
-        "engine": args.engine.model_copy(update={"slots": args.engine.slots + 1}),
+def _changed(args: AppArgs) -> AppArgs:
+    """Other settings for every deployment but the database, and so new replicas."""
+    return args.model_copy(
+        update={
+            "limits": args.limits.model_copy(update={"clips": args.limits.clips + 1}),
+            "engine": args.engine.model_copy(update={"slots": args.engine.slots + 1}),
+        }
+    )
+
+
+def _deploy(spec: HouseSpec, args: AppArgs) -> None:
+    """Asks for a version of the service; it is not waited for here."""
+    version = spec.model_copy(update={"args": args})
+    if spec.dashboard_port is None:
+        serve.run_many([serve.RunTarget(fitted(version), name=APP_NAME)], wait_for_applications_running=False)
+        return
+    application = {
+        "name": APP_NAME,
+        "import_path": "tests.faults.deployed:build",
+        "args": version.model_dump(mode="json"),
     }
-    new = fitted(spec.model_copy(update={"args": args.model_copy(update=changed)}))
-    serve.run_many([serve.RunTarget(new, name=APP_NAME)], wait_for_applications_running=False)
+    config = spec.temp_dir / "serve_config.json"  # which is YAML too
+    config.write_text(json.dumps({"applications": [application]}))
+    program = str(Path(sys.executable).with_name("serve"))
+    address = f"http://127.0.0.1:{spec.dashboard_port}"
+    subprocess.run([program, "deploy", "--address", address, str(config)], check=True)
+
+
+def _wait_until_running() -> None:
+    def status() -> str:
+        application = serve.status().applications.get(APP_NAME)
+        return "NOT_STARTED" if application is None else str(application.status.value)
+
+    must(lambda: status() in ("RUNNING", "DEPLOY_FAILED"), "a deployed service", 120)
+    assert status() == "RUNNING", serve.status().applications[APP_NAME].message
 
 
 def _nodes(cluster: Cluster | None) -> dict[str, int]:

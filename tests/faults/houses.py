@@ -45,6 +45,7 @@ class Plan:
 
     Attributes:
         args: in the place of AppArgs' own.
+        dashboard: whether it is deployed by `serve deploy`, as in production; else from the house's own process.
         path: a directory before PATH.
         small_disk: "tmp" or "data": what lies on a disk of `small_disk_bytes`.
         own_database: whether the service owns its database; else it is told of one that somebody else runs.
@@ -53,6 +54,7 @@ class Plan:
     args: dict[str, Any] = field(default_factory=dict)
     nodes: int = 1
     replicas: dict[str, int] = field(default_factory=lambda: {"Ingress": 2, "Conductor": 2})
+    dashboard: bool = False
     path: Path | None = None
     small_disk: str | None = None
     small_disk_bytes: int = 0
@@ -133,6 +135,7 @@ class House:
             temp_dir=self.root / "ray",
             nodes=self.plan.nodes,
             replicas=self.plan.replicas,
+            dashboard_port=free_port() if self.plan.dashboard else None,
             small_disk=self.root / self.plan.small_disk if self.plan.small_disk else None,
             small_disk_bytes=self.plan.small_disk_bytes,
         )

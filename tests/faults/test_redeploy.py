@@ -28,9 +28,9 @@ def test_with_the_service_own_database(house: House, report: Report, chance: Ran
 
 
 def test_with_a_database_apart(landlord: Landlord, report: Report, chance: Random) -> None:
-    """As in production: nobody waits for an answer, and no task is begun again."""
-    house = landlord.let(Plan(own_database=False))
-    with house.case(report, "redeploy, the database apart", ", ".join(reversed(POINTS))) as case:
+    """As in production, by `serve deploy`: nobody waits for an answer, and no task is begun again."""
+    house = landlord.let(Plan(own_database=False, dashboard=True))
+    with house.case(report, "serve deploy, the database apart", ", ".join(reversed(POINTS))) as case:
         answers = _redeploy(house, case, chance)
         case.note = f"POST {answers}, attempts {_attempts(house, case)}"
     assert set(answers) == {200}
