@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import torch
 
 from gary.config import EngineConfig
-from gary.engine.batching import Parts, make_parts
 from gary.engine.core import TokenRequest
 from gary.engine.linear import Precision
+from gary.engine.parts import Parts, make_parts
 from gary.engine.request import GenerationParams
 from tests.parity.models import SMALL, reshaped_model
 

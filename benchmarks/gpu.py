@@ -24,11 +24,11 @@ import torch
 
 from benchmarks.contenders import DESCRIPTION, GUIDED, random_sequence
 from gary.config import MIB, EngineConfig
-from gary.engine.batching import make_parts
 from gary.engine.core import TokenRequest
 from gary.engine.device import settle_arithmetic
 from gary.engine.linear import DTYPES, Precision
 from gary.engine.model import cache_dtype
+from gary.engine.parts import make_parts
 from tests.parity.models import SMALL, reshaped_model
 
 POSITIONS = (301, 900, 1480)

@@ -17,7 +17,7 @@ from deployments.handles import Parcel
 from gary.audio.clip import Clip
 from gary.config import EngineConfig, ModelSpec
 from gary.engine.probe import Probe
-from gary.engine.request import Engine, GenerationEvent, GenerationRequest
+from gary.engine.request import CodePrompt, Engine, GenerationEvent, GenerationRequest
 from gary.engine.shelf import EngineShelf
 from gary.errors import DeviceError
 
@@ -64,19 +64,19 @@ class MusicGen:
             pass
 
     async def generate(
-        self, model: str, request: GenerationRequest, prompt: Parcel[Clip] | None
+        self, model: str, request: GenerationRequest, prompt: Parcel[Clip] | CodePrompt | None
     ) -> AsyncGenerator[GenerationEvent, None]:
-        """Streams progress and audio; cancelling the call aborts the request. Errors as `Engine.generate`.
+        """Streams what the engine tells; cancelling the call aborts the request. Errors as `Engine.generate`.
 
         Args:
             model: a name from this deployment's list.
-            prompt: what is in it arrives as read-only shared memory.
+            prompt: what is in a parcel arrives as read-only shared memory; codes are a few kB.
         """
-        clip = None if prompt is None else await prompt.open()
+        taken = await prompt.open() if isinstance(prompt, Parcel) else prompt
         try:
             async with (
                 self._shelf.use(self._checkpoints[model]) as engine,
-                aclosing(self._probe.watch(engine.generate(request, clip))) as events,
+                aclosing(self._probe.watch(engine.generate(request, taken))) as events,
             ):
                 async for event in events:
                     yield event

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gary.audio.clip import Clip
-from gary.engine.request import GenerationParams, GenerationRequest
+from gary.engine.request import CodePrompt, GenerationParams, GenerationRequest, ModelCard
 from gary.errors import InvalidInput
 
 DESCRIPTION_MAX_CHARS = 2000  # the text encoder's work grows with the square of a description's length
@@ -22,6 +22,7 @@ class ModelLimits:
     channels: int
     frame_samples: int  # samples of one frame, and channel
     window_frames: int  # the longest stretch that the model sees at once
+    codebooks: int  # K
     codebook_size: int  # tokens that there are to draw from
 
     @property
@@ -37,22 +38,31 @@ class ModelLimits:
         return -(-samples // self.frame_samples)
 
 
-def check_request(request: GenerationRequest, prompt: Clip | None, limits: ModelLimits) -> None:
+def check_request(
+    request: GenerationRequest, prompt: Clip | CodePrompt | None, limits: ModelLimits, card: ModelCard
+) -> None:
     """Refuses what the model could not do, before any work is done.
 
     Raises:
-        InvalidInput: a number is out of range, or the prompt is empty, no finite sound, or not shorter than the answer.
+        InvalidInput: a number is out of range, or the prompt is empty, no finite sound, or not shorter than the answer;
+            code `other_codec`: it is codes of another codec than the card names.
     """
     _require(math.isfinite(request.duration_s), f"duration_s is a number of seconds, not {request.duration_s}")
     _require(limits.samples(request.duration_s) >= 1, f"duration_s is at least one sample, not {request.duration_s:g}")
-    _require(0 <= request.seed < 2**63, f"seed is from 0 to 2**63 - 1, not {request.seed}")
+    _require(request.takes >= 1, f"takes is at least 1, not {request.takes}")
+    last_seed = request.seed + request.takes - 1
+    _require(request.seed >= 0 and last_seed < 2**63, f"seeds are from 0 to 2**63 - 1, not {request.seed}, {last_seed}")
     length = len(request.description or "")
     _require(length <= DESCRIPTION_MAX_CHARS, f"description: {length} characters; at most {DESCRIPTION_MAX_CHARS}")
     _check_params(request.params, limits)
     if limits.frames(limits.samples(request.duration_s)) > limits.window_frames:
         _check_stride(request.params.extend_stride_s, limits)
-    if prompt is not None:
-        _check_prompt(prompt, request.duration_s)
+    match prompt:
+        case Clip():
+            _check_clip(prompt, request.duration_s)
+        case CodePrompt():
+            _check_codes(prompt, limits, card)
+            check_prompt_frames(prompt.codes.shape[1], limits.frames(limits.samples(request.duration_s)), limits)
 
 
 def check_prompt_frames(prompt_frames: int, answer_frames: int, limits: ModelLimits) -> None:
@@ -87,13 +97,26 @@ def _check_stride(extend_stride_s: float, limits: ModelLimits) -> None:
     )
 
 
-def _check_prompt(prompt: Clip, duration_s: float) -> None:
+def _check_clip(prompt: Clip, duration_s: float) -> None:
     _require(prompt.channels > 0 and prompt.length_samples > 0, "the prompt holds no sample")
     _require(
         prompt.duration_s < duration_s,
         f"the prompt is {prompt.duration_s:g} s long; it must be shorter than the answer's {duration_s:g} s",
     )
     _require(bool(np.isfinite(prompt.samples).all()), "the prompt holds samples that are no numbers")
+
+
+def _check_codes(prompt: CodePrompt, limits: ModelLimits, card: ModelCard) -> None:
+    if prompt.codec_sha256 != card.codec_sha256:
+        raise InvalidInput(
+            f"the prompt is codes of the codec {prompt.codec_sha256}; this model's is {card.codec_sha256}",
+            "other_codec",
+        )
+    codes, size = prompt.codes, limits.codebook_size
+    holds = codes.ndim == 2 and codes.shape[0] == limits.codebooks and codes.dtype.kind in "iu"
+    _require(holds, f"codes are integers, [{limits.codebooks}, T], not {codes.dtype} {codes.shape}")
+    _require(codes.shape[1] >= 1, "the prompt holds no code")
+    _require(bool(((codes >= 0) & (codes < size)).all()), f"the prompt holds codes that are not from 0 to {size - 1}")
 
 
 def _require(holds: bool, otherwise: str) -> None:

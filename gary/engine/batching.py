@@ -15,7 +15,6 @@ import queue
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,61 +25,29 @@ import torch
 from gary.audio.clip import Clip, Samples
 from gary.audio.crop import with_channels
 from gary.config import EngineConfig
-from gary.engine.admission import ModelLimits, check_prompt_frames, check_request
+from gary.engine.admission import check_prompt_frames, check_request
 from gary.engine.checkpoint import load
-from gary.engine.codec import Codec, StreamingDecoder
-from gary.engine.conditioning import TextConditioner
-from gary.engine.core import Drawn, EngineCore, TokenRequest
-from gary.engine.device import device_faults_translated, pick_device, settle_arithmetic
-from gary.engine.graphs import graphed_steps
+from gary.engine.core import Drawn, TokenRequest
+from gary.engine.device import device_faults_translated, pick_device
 from gary.engine.hub import use_hub
-from gary.engine.linear import Precision, default_precision
-from gary.engine.model import Decoder, cache_dtype
-from gary.engine.patterns import DelayPattern, delays_of
-from gary.engine.request import AudioStretch, GenerationEvent, GenerationRequest, Progress
-from gary.engine.runner import Runner
-from gary.engine.scheduler import Scheduler
-from gary.engine.weights import DecoderWeights, take_weights
+from gary.engine.parts import Parts, make_parts
+from gary.engine.request import (
+    AudioStretch,
+    Began,
+    CodePrompt,
+    GenerationEvent,
+    GenerationRequest,
+    ModelCard,
+    Progress,
+    TakeCodes,
+)
+from gary.engine.ticket import Take, Ticket
 from gary.errors import Aborted, DeviceError, GaryError, InvalidInput, ServerError
 
 if TYPE_CHECKING:
-    from audiocraft.models.musicgen import MusicGen
+    pass
 
 _FIRST_AUDIO_S = 1.0  # of frames before the first stretch is decoded, and between one and the next
-_REPORTS = 100  # progress is told about so often in one request
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What an engine is made of once its checkpoint is loaded."""
-
-    core: EngineCore
-    codec: Codec
-    decoder: Decoder
-    text: TextConditioner
-    limits: ModelLimits
-
-
-@dataclass(eq=False)
-class _Ticket:
-    """One request on its way through both threads; `events` belongs to the event loop."""
-
-    key: int
-    request: GenerationRequest
-    loop: asyncio.AbstractEventLoop
-    events: asyncio.Queue[GenerationEvent | GaryError | None] = field(default_factory=asyncio.Queue)
-    aborted: bool = False
-    answer_frames: int = 0
-    prompt_frames: int = 0
-    told_frames: int = 0  # progress
-    sent_frames: int = 0  # to the codec thread
-    emitted_samples: int = 0
-    stream: StreamingDecoder | None = None
-
-    def tell(self, event: GenerationEvent | GaryError | None) -> None:
-        """From any thread; None ends the request."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.events.put_nowait, event)
 
 
 class BatchingEngine:
@@ -89,8 +56,8 @@ class BatchingEngine:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._keys = itertools.count()
-        self._tickets: dict[str, _Ticket] = {}
-        self._by_key: dict[int, _Ticket] = {}  # the decode thread's own
+        self._tickets: dict[str, Ticket] = {}
+        self._by_key: dict[int, Take] = {}  # the decode thread's own
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._fault: str | None = None
         self._closed = False
@@ -126,6 +93,10 @@ class BatchingEngine:
     def channels(self) -> int:
         return self._parts.limits.channels
 
+    @property
+    def card(self) -> ModelCard:
+        return self._parts.card
+
     async def warm_up(self) -> None:
         """A real pass through everything: a description, a prompt, a fifth of a second."""
         prompt = Clip(np.zeros((1, self.sample_rate_hz // 10), np.float32), self.sample_rate_hz)
@@ -133,10 +104,15 @@ class BatchingEngine:
         async for _ in self.generate(request, prompt):
             pass
 
-    async def generate(self, request: GenerationRequest, prompt: Clip | None) -> AsyncGenerator[GenerationEvent, None]:
-        """Runs a request beside all others; see `Engine.generate`. Audio comes about every second of music."""
+    async def generate(
+        self, request: GenerationRequest, prompt: Clip | CodePrompt | None
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Runs a request beside all others; see `Engine.generate`. Audio comes about every second of music.
+
+        Each take waits for a slot of its own; those that there are slots for run side by side.
+        """
         self.check_health()
-        check_request(request, prompt, self._parts.limits)
+        check_request(request, prompt, self._parts.limits, self.card)
         ticket = self._admit(request)
         self._codec_thread.submit(self._guarded, ticket, partial(self._prepare, ticket, prompt))
         try:
@@ -173,60 +149,88 @@ class BatchingEngine:
         self._decode_thread.join()
         self._codec_thread.shutdown(wait=True, cancel_futures=True)
 
-    def _admit(self, request: GenerationRequest) -> _Ticket:
+    def _admit(self, request: GenerationRequest) -> Ticket:
         if self._closed:
             raise Aborted("the engine is closed")
         if request.id in self._tickets:
             raise InvalidInput(f"a request {request.id} is already under way")
-        ticket = self._tickets[request.id] = _Ticket(next(self._keys), request, asyncio.get_running_loop())
+        ticket = self._tickets[request.id] = Ticket.of(request, itertools.islice(self._keys, request.takes))
         return ticket
 
     # ---- in the codec thread ----
 
-    def _prepare(self, ticket: _Ticket, prompt: Clip | None) -> None:
-        """Prompt and description become codes and keys; then it is the decode thread's turn."""
+    def _prepare(self, ticket: Ticket, prompt: Clip | CodePrompt | None) -> None:
+        """Prompt and description become codes and keys, once for all takes; then it is the decode thread's turn."""
         parts, request = self._parts, ticket.request
-        length_samples = parts.limits.samples(request.duration_s)
-        ticket.answer_frames = parts.limits.frames(length_samples)
-        codes = torch.empty(parts.codec.codebooks, 0, dtype=torch.int64)
-        if prompt is not None:
-            wave = _at_rate(prompt, self.sample_rate_hz, self.channels)  # [C, N]
-            check_prompt_frames(parts.limits.frames(wave.shape[-1]), ticket.answer_frames, parts.limits)
-            codes = parts.codec.encode(wave).cpu()
-        ticket.prompt_frames = ticket.told_frames = codes.shape[-1]
+        ticket.length_samples = parts.limits.samples(request.duration_s)
+        ticket.answer_frames = parts.limits.frames(ticket.length_samples)
+        codes = self._begin(ticket, prompt)  # [K, T]
+        ticket.prompt_frames = codes.shape[1]
+        ticket.tell(Progress(0, ticket.total_frames))
         with torch.no_grad():
             text = parts.text.encode(request.description) if request.description else None
             cross = parts.decoder.cross_cache(text) if text is not None else None
-        ticket.stream = parts.codec.streaming_decoder()
-        ticket.tell(Progress(0, ticket.answer_frames - ticket.prompt_frames))
-        wanted = TokenRequest(
-            key=ticket.key,
-            prompt=codes,
-            frames=ticket.answer_frames,
-            cross=cross,
-            params=request.params,
-            seed=request.seed,
-            stride_frames=int(request.params.extend_stride_s * parts.codec.frame_rate_hz),
-        )
+        wanted = [
+            TokenRequest(
+                key=take.key,
+                prompt=codes,
+                frames=ticket.answer_frames,
+                cross=cross,
+                params=request.params,
+                seed=request.seed + take.index,
+                stride_frames=int(request.params.extend_stride_s * parts.codec.frame_rate_hz),
+                family=ticket.family,
+            )
+            for take in ticket.takes
+        ]
         self._inbox.put(partial(self._enter, ticket, wanted))
 
-    def _render(self, ticket: _Ticket, codes: torch.Tensor, last: bool) -> None:
-        """Decodes the next frames and sends what is certain."""
-        assert ticket.stream is not None
-        pieces = [ticket.stream.push(codes)]
-        if last:
-            pieces.append(ticket.stream.finish())
-        samples = np.concatenate(pieces, axis=-1)  # [C, N]
-        left = self._parts.limits.samples(ticket.request.duration_s) - ticket.emitted_samples
-        samples = samples[:, :left].copy()
-        if samples.shape[1]:
-            ticket.tell(AudioStretch(ticket.emitted_samples, Clip(samples, self.sample_rate_hz)))
-            ticket.emitted_samples += samples.shape[1]
-        if last:
-            assert ticket.emitted_samples == self._parts.limits.samples(ticket.request.duration_s), "samples were lost"
-            ticket.tell(None)
+    def _begin(self, ticket: Ticket, prompt: Clip | CodePrompt | None) -> torch.Tensor:
+        """Says what is being made; the prompt's codes, [K, T] int64, T = 0 for none."""
+        parts = self._parts
 
-    def _guarded(self, ticket: _Ticket, work: Callable[[], None]) -> None:
+        def told(prompt_samples: int) -> None:
+            ticket.tell(Began(parts.card, prompt_samples, ticket.length_samples))
+
+        match prompt:
+            case None:
+                told(0)
+                return torch.empty(parts.codec.codebooks, 0, dtype=torch.int64)
+            case CodePrompt(codes=codes):
+                told(codes.shape[1] * parts.limits.frame_samples)
+                return torch.from_numpy(codes.astype(np.int64))
+            case Clip():
+                wave = _at_rate(prompt, self.sample_rate_hz, self.channels)  # [C, N]
+                check_prompt_frames(parts.limits.frames(wave.shape[1]), ticket.answer_frames, parts.limits)
+                told(wave.shape[1])
+                return parts.codec.encode(wave).cpu()
+
+    def _render(self, take: Take, codes: torch.Tensor, answer: torch.Tensor | None) -> None:
+        """Decodes a take's next frames and sends what is certain.
+
+        Args:
+            codes: [K, T] of these frames.
+            answer: [K, T] of all frames, with the last ones: then the take ends, and with the last take the request.
+        """
+        ticket = take.ticket
+        if take.stream is None:
+            take.stream = self._parts.codec.streaming_decoder()
+        pieces = [take.stream.push(codes)]
+        if answer is not None:
+            pieces.append(take.stream.finish())
+        samples = np.concatenate(pieces, axis=-1)  # [C, N]
+        samples = samples[:, : ticket.length_samples - take.emitted_samples].copy()  # the last frame may reach beyond
+        if samples.shape[1]:
+            ticket.tell(AudioStretch(take.emitted_samples, Clip(samples, self.sample_rate_hz), take.index))
+            take.emitted_samples += samples.shape[1]
+        if answer is not None:
+            assert take.emitted_samples == ticket.length_samples, "samples were lost"
+            ticket.tell(TakeCodes(take.index, answer.numpy().astype(np.int16)))
+            ticket.ended_takes += 1
+            if ticket.ended_takes == len(ticket.takes):
+                ticket.tell(None)
+
+    def _guarded(self, ticket: Ticket, work: Callable[[], None]) -> None:
         """Runs a piece of one request's work: what goes wrong there ends this request and no other."""
         if ticket.aborted:
             return
@@ -240,7 +244,7 @@ class BatchingEngine:
         except Exception as error:  # noqa: BLE001  the thread must outlive it
             self._give_up(ticket, _our_fault(ticket, error))
 
-    def _give_up(self, ticket: _Ticket, error: GaryError) -> None:
+    def _give_up(self, ticket: Ticket, error: GaryError) -> None:
         ticket.aborted = True
         ticket.tell(error)
         self._inbox.put(partial(self._drop, ticket))
@@ -268,38 +272,37 @@ class BatchingEngine:
             self._fail_all(DeviceError(f"a decode step failed: {error}"))
         else:
             for each in made:
-                ticket = self._by_key[each.key]
+                take = self._by_key[each.key]
                 if each.error is not None:
-                    self._give_up(ticket, _our_fault(ticket, each.error))
+                    self._give_up(take.ticket, _our_fault(take.ticket, each.error))
                 else:
-                    self._guarded(ticket, partial(self._pass_on, ticket, each))
+                    self._guarded(take.ticket, partial(self._pass_on, take, each))
 
-    def _enter(self, ticket: _Ticket, wanted: TokenRequest) -> None:
-        if ticket.aborted:
-            return
+    def _enter(self, ticket: Ticket, wanted: list[TokenRequest]) -> None:
+        """Queues all takes, one behind the other: nobody comes between them."""
 
         def enter() -> None:
-            self._parts.core.add(wanted)
-            self._by_key[ticket.key] = ticket
+            for take, each in zip(ticket.takes, wanted, strict=True):
+                self._parts.core.add(each)
+                self._by_key[take.key] = take
 
         self._guarded(ticket, enter)
 
-    def _drop(self, ticket: _Ticket) -> None:
-        if self._by_key.pop(ticket.key, None) is not None:
-            self._parts.core.abort(ticket.key)
+    def _drop(self, ticket: Ticket) -> None:
+        for take in ticket.takes:
+            if self._by_key.pop(take.key, None) is not None:
+                self._parts.core.abort(take.key)
 
-    def _pass_on(self, ticket: _Ticket, drawn: Drawn) -> None:
+    def _pass_on(self, take: Take, drawn: Drawn) -> None:
         """Progress now and then, and frames to the codec thread about every second of music."""
-        total = ticket.answer_frames - ticket.prompt_frames
-        due = (drawn.frames - ticket.told_frames) * _REPORTS >= total
-        if drawn.frames > ticket.told_frames and (due or drawn.finished):
-            ticket.told_frames = drawn.frames
-            ticket.tell(Progress(drawn.frames - ticket.prompt_frames, total))
+        take.made_frames = max(0, drawn.frames - take.ticket.prompt_frames)  # at first not even the prompt is whole
+        take.ticket.tell_progress()
         chunk_frames = _FIRST_AUDIO_S * self._parts.codec.frame_rate_hz
-        if drawn.finished or drawn.frames - ticket.sent_frames >= chunk_frames:
-            codes = self._parts.core.codes(drawn.key, ticket.sent_frames, drawn.frames)
-            ticket.sent_frames = drawn.frames
-            self._codec_thread.submit(self._guarded, ticket, partial(self._render, ticket, codes, drawn.finished))
+        if drawn.finished or drawn.frames - take.sent_frames >= chunk_frames:
+            codes = self._parts.core.codes(drawn.key, take.sent_frames, drawn.frames)  # [K, T]
+            answer = self._parts.core.codes(drawn.key, 0, drawn.frames) if drawn.finished else None  # [K, T]
+            take.sent_frames = drawn.frames
+            self._codec_thread.submit(self._guarded, take.ticket, partial(self._render, take, codes, answer))
         if drawn.finished:
             self._parts.core.forget(drawn.key)
             del self._by_key[drawn.key]
@@ -313,56 +316,8 @@ class BatchingEngine:
             self._inbox.put(partial(self._drop, ticket))
 
 
-def _our_fault(ticket: _Ticket, error: Exception) -> ServerError:
+def _our_fault(ticket: Ticket, error: Exception) -> ServerError:
     return ServerError(f"the model failed at the request {ticket.request.id}: {error}")
-
-
-def make_parts(model: MusicGen, device: str, config: EngineConfig) -> Parts:
-    """Takes a loaded MusicGen apart; of audiocraft's own language model only the text conditioner stays."""
-    if device == "cuda":
-        settle_arithmetic()
-    lm = model.lm
-    precision: Precision = default_precision(device) if config.precision == "auto" else config.precision
-    pattern = DelayPattern(delays_of(lm.pattern_provider))
-    codec = Codec.of(model.compression_model, device)
-    window_frames = int(model.max_duration * model.frame_rate)
-    window = pattern.positions(window_frames)
-    weights = take_weights(lm, precision)
-    text = TextConditioner(lm.condition_provider)
-    model.lm = None  # type: ignore[assignment]  # its tensors are ours now, cast or packed
-    rows = _rows(weights, window, device, config)
-    decoder = Decoder(weights, rows, window, device)
-    slots = min(rows, config.slots)
-    steps = graphed_steps(decoder, slots) if device == "cuda" and config.cuda_graphs else None
-    core = EngineCore(
-        Runner(decoder, slots, window, device, steps),
-        Scheduler(slots, rows, window, config.prefill_chunk),
-        pattern,
-        window_frames,
-        weights.shape.card,
-    )
-    limits = ModelLimits(
-        sample_rate_hz=codec.sample_rate_hz,
-        channels=codec.channels,
-        frame_samples=codec.frame_samples,
-        window_frames=window_frames,
-        codebook_size=codec.codebook_size,
-    )
-    return Parts(core, codec, decoder, text, limits)
-
-
-def _rows(weights: DecoderWeights, window: int, device: str, config: EngineConfig) -> int:
-    """Rows of the cache that its memory holds: two for each slot at most, since guidance takes two.
-
-    Raises:
-        DeviceError: not even one guided request fits.
-    """
-    shape = weights.shape
-    row_bytes = 2 * shape.layers * window * shape.width * cache_dtype(weights, device).itemsize  # keys and values
-    rows = min(2 * config.slots, config.cache_bytes // row_bytes)
-    if rows < 2:
-        raise DeviceError(f"cache_bytes is {config.cache_bytes}; one guided request takes {2 * row_bytes}")
-    return rows
 
 
 def _at_rate(prompt: Clip, rate_hz: int, channels: int) -> Samples:

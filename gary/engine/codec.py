@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gary.audio.clip import Samples
+from gary.engine.card import codec_sha256, unnamed_sha256
 from gary.engine.codec_layers import Chain, Convolution, Layer, Pointwise, Recurrence, Residual, Upsampling
 from gary.errors import CheckpointError
 
@@ -32,6 +33,7 @@ class _Network:
         encode: [B, C, N] -> [B, K, T] int64.
         codebooks: [K, card, D].
         decoder: [B, D, T] -> [B, C, N].
+        sha256: of the weights of both halves, as they were trained, and the codebooks.
         frame_samples: samples that the decoder makes of one frame, and channel.
     """
 
@@ -39,6 +41,7 @@ class _Network:
     codebooks: Tensor
     decoder: Chain
     frame_samples: int
+    sha256: str
 
 
 class Codec:
@@ -50,6 +53,7 @@ class Codec:
         frame_samples: samples per frame and channel.
         codebooks: K; for stereo those of both sides.
         codebook_size: codes run from 0 to below this.
+        sha256: of its weights; codes of one codec mean the same to every other of this digest.
     """
 
     def __init__(self, network: _Network, device: torch.device, sample_rate_hz: int, channels: int, sides: int) -> None:
@@ -61,6 +65,7 @@ class Codec:
         self.frame_samples = network.frame_samples
         self.codebooks = network.codebooks.shape[0] * sides
         self.codebook_size = network.codebooks.shape[1]
+        self.sha256 = codec_sha256(network.sha256, sides)
 
     @classmethod
     def of(cls, compression_model: Any, device: str) -> Codec:
@@ -190,7 +195,7 @@ def _audiocraft_network(model: Any) -> _Network:
         return codes
 
     codebooks = torch.stack([book.codebook.detach() for book in books])
-    return _assembled(encode, codebooks, model.decoder.model)
+    return _assembled(encode, codebooks, model.decoder.model, [encoder, model.decoder])
 
 
 def _transformers_network(model: Any) -> _Network:
@@ -207,13 +212,16 @@ def _transformers_network(model: Any) -> _Network:
 
     books = encodec.quantizer.layers[: model.num_codebooks]
     codebooks = torch.stack([book.codebook.embed.detach() for book in books])
-    return _assembled(encode, codebooks, encodec.decoder.layers)
+    return _assembled(encode, codebooks, encodec.decoder.layers, [encoder, encodec.decoder])
 
 
-def _assembled(encode: Callable[[Tensor], Tensor], codebooks: Tensor, decoder: Iterable[Any]) -> _Network:
+def _assembled(
+    encode: Callable[[Tensor], Tensor], codebooks: Tensor, decoder: Iterable[Any], halves: Iterable[nn.Module]
+) -> _Network:
     chain = _chain(decoder)
     frame_samples = math.prod(layer.stride for layer in chain.layers if isinstance(layer, Upsampling))
-    return _Network(encode, codebooks, chain, frame_samples)
+    weights = [weight for half in halves for weight in half.parameters()]
+    return _Network(encode, codebooks, chain, frame_samples, unnamed_sha256([*weights, codebooks]))
 
 
 def _chain(modules: Iterable[Any]) -> Chain:

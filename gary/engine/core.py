@@ -29,6 +29,8 @@ class TokenRequest:
         frames: of the answer, prompt included.
         cross: None for the null condition, on which guidance has no effect.
         stride_frames: how far the window slides where the answer is longer than it.
+        family: those of one family have the same prompt, description and guidance, and share the work on it; None for
+            a request by itself.
     """
 
     key: int
@@ -38,6 +40,7 @@ class TokenRequest:
     params: GenerationParams
     seed: int
     stride_frames: int
+    family: int | None = None
 
     @property
     def rows(self) -> int:
@@ -139,11 +142,11 @@ class EngineCore:
         """The next plan, its newcomer seated; one that cannot be seated goes, and the plan is made without it."""
         failed: list[Drawn] = []
         while (plan := self._scheduler.plan()) is not None:
-            if plan.prefill is None or plan.prefill.start:
+            if plan.newcomer is None:
                 break
-            key = self._key(plan.prefill.slot)
+            key = self._key(plan.newcomer.slot)
             try:
-                self._seat(plan.prefill.slot)
+                self._seat(plan.newcomer.slot)
                 break
             except Exception as error:
                 if is_device_fault(error):
@@ -162,6 +165,7 @@ class EngineCore:
             rows=job.request.rows,
             prefill=self._pattern.prefill_positions(job.prompt_frames),
             positions=self._pattern.positions(self._window(job)),
+            family=job.request.family if not job.offset else None,  # once a window has slid, its prompt is its own
         )
 
     def _key(self, slot: int) -> int:

@@ -122,6 +122,12 @@ class Decoder:
             values=tuple(self._by_head(F.linear(text, layer.values_cross)) for layer in self.weights.layers),
         )
 
+    def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
+        """Gives rows the first `length` positions of others, bit for bit; no row is both source and target."""
+        for tensor in (*self._keys, *self._values):
+            for source, target in zip(sources, targets, strict=True):
+                tensor[target, :, :length] = tensor[source, :, :length]
+
     def forward(self, tokens: torch.Tensor, segments: Sequence[Segment], wanted: torch.Tensor) -> torch.Tensor:
         """Feeds positions and writes them into the cache.
 

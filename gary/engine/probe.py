@@ -11,7 +11,7 @@ import itertools
 from collections.abc import AsyncGenerator, Callable
 from time import monotonic
 
-from gary.engine.request import AudioStretch, Engine, GenerationEvent, GenerationRequest
+from gary.engine.request import AudioStretch, Engine, GenerationEvent, GenerationRequest, Progress
 from gary.errors import DeviceError, GaryError
 
 _PROBE_DURATION_S = 0.1  # five frames: every part of the engine runs once
@@ -42,7 +42,7 @@ class Probe:
         self._under_way += 1
         try:
             async for event in events:
-                if isinstance(event, AudioStretch) or event.frames_done:
+                if isinstance(event, AudioStretch) or (isinstance(event, Progress) and event.frames_done):
                     self._last_pass_s = self._clock_s()
                 yield event
         finally:

@@ -7,7 +7,9 @@ holds depends on the request and the model, never on what ran before. The batchi
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,11 +19,24 @@ import torch
 from gary.audio.clip import Clip, Samples
 from gary.config import EngineConfig
 from gary.engine.admission import ModelLimits, check_prompt_frames, check_request
+from gary.engine.card import checkpoint_sha256
 from gary.engine.checkpoint import load
+from gary.engine.codec import Codec
 from gary.engine.device import TORCH_TURN, device_faults_translated, pick_device
 from gary.engine.hub import use_hub
 from gary.engine.job import Job
-from gary.engine.request import AudioStretch, GenerationEvent, GenerationParams, GenerationRequest, Progress
+from gary.engine.request import (
+    AudioStretch,
+    Began,
+    CodeArray,
+    CodePrompt,
+    GenerationEvent,
+    GenerationParams,
+    GenerationRequest,
+    ModelCard,
+    Progress,
+    TakeCodes,
+)
 from gary.errors import Aborted, DeviceError, GaryError, InvalidInput, ServerError
 
 if TYPE_CHECKING:
@@ -30,12 +45,31 @@ if TYPE_CHECKING:
 Report = Callable[[Progress], None]
 
 
+@dataclass(frozen=True, eq=False)
+class _Prompt:
+    """What audiocraft is given of a prompt: a wave [C, N] float32, or codes [1, K, T] int64; nothing for none."""
+
+    frames: int = 0
+    samples: int = 0
+    wave: torch.Tensor | None = None
+    codes: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """Samples [C, N] and codes [K, T]."""
+
+    samples: Samples
+    codes: CodeArray
+
+
 class ReferenceEngine:
     """Fulfils `gary.engine.request.Engine` with a loaded model, which from now on belongs to the engine's thread."""
 
     def __init__(self, model: MusicGen) -> None:
         self._model: MusicGen | None = model
         self._limits = _limits(model)
+        self._card = _card(model, self._limits)
         self._jobs: dict[str, Job] = {}
         self._fault: str | None = None
         self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
@@ -66,6 +100,10 @@ class ReferenceEngine:
     def channels(self) -> int:
         return self._limits.channels
 
+    @property
+    def card(self) -> ModelCard:
+        return self._card
+
     def warm_up(self) -> None:
         """Makes a fifth of a second from a description and half as long a prompt; blocking, not for an event loop.
 
@@ -74,10 +112,13 @@ class ReferenceEngine:
         """
         prompt = Clip(np.zeros((1, self.sample_rate_hz // 10), np.float32), self.sample_rate_hz)
         request = GenerationRequest(id="warm-up", duration_s=0.2, seed=0, description="drums")
-        self._decoder.submit(self._decode, request, prompt, lambda _: None).result()
+        self._decoder.submit(self._decode, request, prompt, Future(), lambda _: None).result()
 
-    async def generate(self, request: GenerationRequest, prompt: Clip | None) -> AsyncGenerator[GenerationEvent, None]:
-        """Runs a request when its turn comes; see `Engine.generate`. The answer comes as one stretch.
+    async def generate(
+        self, request: GenerationRequest, prompt: Clip | CodePrompt | None
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Runs a request when its turn comes; see `Engine.generate`. Takes come one after the other, each as one
+        stretch, once all are made.
 
         Raises:
             InvalidInput: the request or its prompt is out of range, or a request of this id is under way.
@@ -86,18 +127,24 @@ class ReferenceEngine:
             ServerError: the model failed at this request; others are not affected.
         """
         self.check_health()
-        check_request(request, prompt, self._limits)
+        check_request(request, prompt, self._limits, self._card)
         job = self._admit(request.id)
-        decoded = self._decoder.submit(self._decode, request, prompt, job.report)
+        began: Future[Began] = Future()
+        decoded = self._decoder.submit(self._decode, request, prompt, began, job.report)
         decoded.add_done_callback(lambda _: job.ring())
         try:
-            running = True
+            running, told = True, False
             while running:
                 await job.rung()
                 running = not decoded.done()  # before the progress is taken, so that none is missed
-                if (progress := job.take_progress()) is not None:
+                if not told and began.done():
+                    told = True
+                    yield began.result()
+                if told and (progress := job.take_progress()) is not None:
                     yield progress
-            yield AudioStretch(0, Clip(decoded.result(), self.sample_rate_hz))
+            for take, answer in enumerate(decoded.result()):
+                yield AudioStretch(0, Clip(answer.samples, self.sample_rate_hz), take)
+                yield TakeCodes(take, answer.codes)
         finally:
             del self._jobs[request.id]
             job.abort()
@@ -133,11 +180,15 @@ class ReferenceEngine:
 
     # ---- in the decode thread ----
 
-    def _decode(self, request: GenerationRequest, prompt: Clip | None, report: Report) -> Samples:
-        """Makes an answer, [C, N] float32; whatever goes wrong leaves here as one of our errors."""
+    def _decode(
+        self, request: GenerationRequest, prompt: Clip | CodePrompt | None, began: Future[Began], report: Report
+    ) -> list[_Answer]:
+        """Makes all takes; whatever goes wrong leaves here as one of our errors."""
         try:
             with TORCH_TURN, device_faults_translated():
-                return self._run(request, prompt, report)
+                taken = self._taken(request, prompt)
+                began.set_result(Began(self._card, taken.samples, self._limits.samples(request.duration_s)))
+                return [self._run(request, take, taken, report) for take in range(request.takes)]
         except DeviceError as error:
             self._fault = error.message
             raise
@@ -146,31 +197,57 @@ class ReferenceEngine:
         except Exception as error:
             raise ServerError(f"the model failed at the request {request.id}: {error}") from error
 
-    def _run(self, request: GenerationRequest, prompt: Clip | None, report: Report) -> Samples:
+    def _taken(self, request: GenerationRequest, prompt: Clip | CodePrompt | None) -> _Prompt:
+        limits = self._limits
+        match prompt:
+            case None:
+                return _Prompt()
+            case CodePrompt(codes=codes):
+                frames, batch = codes.shape[1], torch.from_numpy(codes.astype(np.int64))[None]  # [1, K, T]
+                return _Prompt(frames, frames * limits.frame_samples, codes=batch)
+            case Clip():
+                wave = _at_rate(prompt, limits.sample_rate_hz)  # [C, N]
+                frames = limits.frames(wave.shape[1])
+                check_prompt_frames(frames, limits.frames(limits.samples(request.duration_s)), limits)
+                return _Prompt(frames, wave.shape[1], wave=wave)
+
+    def _run(self, request: GenerationRequest, take: int, prompt: _Prompt, report: Report) -> _Answer:
         model = self._model
         assert model is not None, "the decode thread ends before the model is freed"
         limits = self._limits
         length_samples = limits.samples(request.duration_s)
         answer_frames = limits.frames(length_samples)
-        wave = None if prompt is None else _at_rate(prompt, limits.sample_rate_hz)  # [C, N]
-        prompt_frames = 0
-        if wave is not None:
-            prompt_frames = limits.frames(wave.shape[-1])
-            check_prompt_frames(prompt_frames, answer_frames, limits)
 
-        meter = _FrameMeter(prompt_frames, answer_frames, limits.window_frames, report)
-        model.set_custom_progress_callback(meter)
+        made, total = take * (answer_frames - prompt.frames), request.takes * (answer_frames - prompt.frames)
+        model.set_custom_progress_callback(
+            _FrameMeter(
+                prompt.frames,
+                answer_frames,
+                limits.window_frames,
+                lambda progress: report(Progress(made + progress.frames_done, total)),
+            )
+        )
         _set_params(model, request.params, answer_frames, limits)
-        descriptions: list[Any] = [request.description or None]  # audiocraft takes None, its annotation does not
-        torch.manual_seed(request.seed)
-        if wave is None:
-            made = model.generate(descriptions, progress=True)
-        else:
-            made = model.generate_continuation(wave, limits.sample_rate_hz, descriptions, progress=True)
-        audio = cast(torch.Tensor, made)  # [B, C, N]
+        torch.manual_seed(request.seed + take)
+        audio, codes = _generated(model, request.description, prompt)  # [B, C, N], [B, K, T]
         samples = audio[0, :, :length_samples].float().cpu().numpy().copy()  # [C, N]
         assert samples.shape == (limits.channels, length_samples), f"{samples.shape}: the codec lost samples"
-        return samples
+        return _Answer(samples, codes[0].cpu().numpy().astype(np.int16))
+
+
+def _generated(model: MusicGen, description: str | None, prompt: _Prompt) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B, C, N], [B, K, T]"""
+    descriptions: list[Any] = [description or None]  # audiocraft takes None, its annotation does not
+    if prompt.codes is not None:  # what its `generate_continuation` does once it has encoded a prompt
+        attributes, _ = model._prepare_tokens_and_attributes(descriptions, None)  # noqa: SLF001
+        tokens = model._generate_tokens(attributes, prompt.codes.to(model.device), progress=True)  # noqa: SLF001
+        return model.generate_audio(tokens), tokens
+    if prompt.wave is not None:
+        rate_hz = model.sample_rate
+        made = model.generate_continuation(prompt.wave, rate_hz, descriptions, progress=True, return_tokens=True)
+    else:
+        made = model.generate(descriptions, progress=True, return_tokens=True)
+    return cast("tuple[torch.Tensor, torch.Tensor]", made)
 
 
 class _FrameMeter:
@@ -206,7 +283,23 @@ def _limits(model: MusicGen) -> ModelLimits:
         channels=model.audio_channels,
         frame_samples=round(model.sample_rate / frame_rate_hz),
         window_frames=int(model.max_duration * frame_rate_hz),
+        codebooks=model.lm.num_codebooks,
         codebook_size=model.lm.card,
+    )
+
+
+def _card(model: MusicGen, limits: ModelLimits) -> ModelCard:
+    device = torch.device(model.device).type
+    dtype = next(model.lm.parameters()).dtype
+    return ModelCard(
+        checkpoint_sha256=checkpoint_sha256(model.lm),
+        codec_sha256=Codec.of(model.compression_model, device).sha256,
+        engine_version=f"audiocraft {version('audiocraft')}, torch {torch.__version__}",
+        precision="fp16" if dtype == torch.float16 else "fp32",
+        device=device,
+        sample_rate_hz=limits.sample_rate_hz,
+        channels=limits.channels,
+        frame_samples=limits.frame_samples,
     )
 
 

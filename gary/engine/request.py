@@ -6,7 +6,12 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from gary.audio.clip import Clip
+
+CodeArray = npt.NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class GenerationRequest:
         id: names the request in `abort`; unique among those under way.
         duration_s: length of the answer, prompt included.
         description: what the music should be; None or "" is the null condition.
-        seed: same seed, same request, same engine: same samples.
+        seed: of the first take; same seed, same request, same engine: same samples.
+        takes: answers to be made from the one prompt; take n is what `seed + n` alone would make.
     """
 
     id: str
@@ -37,11 +43,60 @@ class GenerationRequest:
     seed: int
     description: str | None = None
     params: GenerationParams = field(default_factory=GenerationParams)
+    takes: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class CodePrompt:
+    """A prompt that is codes already: frames of an earlier answer, which need not be encoded again.
+
+    Attributes:
+        codes: [K, T] as `TakeCodes` told them.
+        codec_sha256: of the codec that they belong to.
+    """
+
+    codes: CodeArray
+    codec_sha256: str
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What decides, beside a request, which samples come out: a receipt names it.
+
+    Attributes:
+        checkpoint_sha256: of the language model's weights as they were loaded.
+        codec_sha256: of the codec's.
+        engine_version: changes whenever the same request may give other samples.
+        frame_samples: samples per channel of one frame of codes.
+    """
+
+    checkpoint_sha256: str
+    codec_sha256: str
+    engine_version: str
+    precision: str
+    device: str
+    sample_rate_hz: int
+    channels: int
+    frame_samples: int
+
+
+@dataclass(frozen=True)
+class Began:
+    """The first event: what is being made, and by whom.
+
+    Attributes:
+        prompt_samples: the answer's first samples per channel, which render the prompt.
+        length_samples: of the whole answer, per channel.
+    """
+
+    card: ModelCard
+    prompt_samples: int
+    length_samples: int
 
 
 @dataclass(frozen=True)
 class Progress:
-    """So many of the frames to be made exist."""
+    """So many of the frames to be made exist, over all takes."""
 
     frames_done: int
     frames_total: int
@@ -57,9 +112,18 @@ class AudioStretch:
 
     start_sample: int
     clip: Clip
+    take: int = 0
 
 
-GenerationEvent = Progress | AudioStretch
+@dataclass(frozen=True, eq=False)
+class TakeCodes:
+    """The last event of a take: the codes of the whole answer, [K, T], the prompt's included."""
+
+    take: int
+    codes: CodeArray
+
+
+GenerationEvent = Began | Progress | AudioStretch | TakeCodes
 
 
 class Engine(Protocol):
@@ -71,14 +135,21 @@ class Engine(Protocol):
     @property
     def channels(self) -> int: ...
 
-    def generate(self, request: GenerationRequest, prompt: Clip | None) -> AsyncGenerator[GenerationEvent, None]:
-        """Runs a request; ends after the last stretch. Closing the iterator early aborts the request.
+    @property
+    def card(self) -> ModelCard: ...
+
+    def generate(
+        self, request: GenerationRequest, prompt: Clip | CodePrompt | None
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Runs a request; ends after every take's codes. Closing the iterator early aborts the request.
 
         Args:
-            prompt: the audio to go on from, any rate and channel count; None to begin from the description alone.
+            prompt: the audio to go on from, any rate and channel count, or its codes; None to begin from the
+                description alone.
 
         Raises:
-            InvalidInput: the prompt is not shorter than the duration, or a parameter is out of range.
+            InvalidInput: the prompt is not shorter than the duration, or a parameter is out of range; code
+                `other_codec`: the prompt's codes are another codec's.
             Aborted: `abort` was called.
             DeviceError: the device failed; the engine is unhealthy from now on.
         """

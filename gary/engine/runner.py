@@ -92,6 +92,8 @@ class Runner:
     @torch.no_grad()
     def run(self, plan: StepPlan) -> None:
         """Feeds the plan's positions and writes what is drawn."""
+        if plan.copy is not None:
+            self._decoder.copy_rows(plan.copy.sources, plan.copy.targets, plan.copy.length)
         fed = list(plan.decode)
         if self._steps is not None:
             stepped, fed = self._parted(self._steps, fed)

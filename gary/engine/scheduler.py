@@ -4,6 +4,9 @@ In every step each request whose prompt is in the cache decodes one position, an
 its prompt fed: so nobody waits longer than for one chunk, whoever comes. Nobody is overtaken: while the first in the
 queue does not fit, all wait, or else requests of one row would keep one of two rows out for ever.
 
+Requests of one family begin with the same positions. As long as one of them runs, whoever joins is given those that lie
+before its last chunk and has that chunk alone fed: cut as it is for everybody, so that it is rounded as for everybody.
+
 MusicGen has no end token: a request's steps are known when it is admitted, so every forecast here is exact until
 somebody comes in at the front or gives up. `plan`, `advance`, `add` and `abort` cost O(running) at most.
 """
@@ -17,7 +20,7 @@ from heapq import heapify, heappop, heappush
 from itertools import chain
 
 from gary.engine.slots import SlotTable
-from gary.engine.step import SlotWork, StepPlan
+from gary.engine.step import RowCopy, SlotWork, StepPlan
 from gary.errors import InvalidInput
 
 
@@ -30,12 +33,15 @@ class Admission:
         rows: of the cache: 1, or 2 with guidance.
         prefill: positions fed before the first is drawn: frames of the prompt + 1.
         positions: of the whole sequence: frames + codebooks in mono. Position positions - 1 is drawn last, never fed.
+        family: those of one family have the same rows, and feed the same tokens under the same description until the
+            first is drawn; None for a request that has no such relative.
     """
 
     key: int
     rows: int
     prefill: int
     positions: int
+    family: int | None = None
 
     def __post_init__(self) -> None:
         assert self.rows in (1, 2), f"a request has one row or two, not {self.rows}"
@@ -44,12 +50,18 @@ class Admission:
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A request in its slot. Once `fed` positions are in the cache, position `fed` is the next to be fed."""
+    """A request in its slot. Once `fed` positions are in the cache, position `fed` is the next to be fed.
+
+    Attributes:
+        source: a relative's rows, whose positions before this one's only chunk are copied in that chunk's step. Even
+            if the relative goes, they are nobody else's until then: nobody else is admitted.
+    """
 
     admission: Admission
     slot: int
     rows: tuple[int, ...]
     fed: int = 0
+    source: tuple[int, ...] | None = None
 
     @property
     def prefilling(self) -> bool:
@@ -112,7 +124,11 @@ class Scheduler:
             self._planned = None
             return None
         decode = tuple(SlotWork(each.slot, each.rows, each.fed, 1, samples=True) for each in decoding)
-        self._planned = StepPlan(decode, self._chunk_of(newcomer) if newcomer else None)
+        if newcomer is None:
+            self._planned = StepPlan(decode, None)
+        else:
+            copy = RowCopy(newcomer.source, newcomer.rows, newcomer.fed) if newcomer.source else None
+            self._planned = StepPlan(decode, self._chunk_of(newcomer), copy)
         return self._planned
 
     def advance(self, plan: StepPlan) -> list[int]:
@@ -218,8 +234,23 @@ class Scheduler:
         if room := self._table.allocate(first.rows):
             slot, rows = room
             del queue[first.key]
-            self._running[first.key] = _Running(first, slot, rows)
+            self._running[first.key] = self._seated(first, slot, rows)
             self._keys[slot] = first.key
+
+    def _seated(self, admission: Admission, slot: int, rows: tuple[int, ...]) -> _Running:
+        """With what a relative has in the cache; whoever runs has all of its prefill there by now."""
+        shared = self._before_last_chunk(admission)
+        if admission.family is None or not shared:
+            return _Running(admission, slot, rows)
+        relatives = (each for each in self._running.values() if each.admission.family == admission.family)
+        relative = next(relatives, None)
+        if relative is None:
+            return _Running(admission, slot, rows)
+        assert (relative.admission.rows, relative.admission.prefill) == (admission.rows, admission.prefill)
+        return _Running(admission, slot, rows, fed=shared, source=relative.rows)
+
+    def _before_last_chunk(self, admission: Admission) -> int:
+        return (admission.prefill - 1) // self._chunk * self._chunk
 
     def _chunk_of(self, newcomer: _Running) -> SlotWork:
         left = newcomer.admission.prefill - newcomer.fed
@@ -243,6 +274,10 @@ class Scheduler:
         # The plan under way admits nobody any more; the newcomer's chunks keep all others out until they are fed.
         now = max(self._chunks(newcomer.admission, newcomer.fed) if newcomer else 0, int(self._planned is not None))
         ends = [(self._steps(each.admission, each.fed), each.admission.rows) for each in self._running.values()]
+        last_of: dict[int | None, int] = {}  # by family, when the last that has joined is done
+        for each in self._running.values():
+            family = each.admission.family
+            last_of[family] = max(last_of.get(family, 0), self._steps(each.admission, each.fed))
         heapify(ends)
         slots, rows = self._table.free_slots, self._table.free_rows
         for first in self._in_order():
@@ -250,6 +285,10 @@ class Scheduler:
                 end, freed = heappop(ends)
                 now, slots, rows = max(now, end), slots + 1, rows + freed
             yield first.key, now
+            related = first.family is not None and last_of.get(first.family, 0) > now
+            given = self._before_last_chunk(first) if related else 0
+            done = now + self._steps(first, given)
+            last_of[first.family] = max(last_of.get(first.family, 0), done)
             slots, rows = slots - 1, rows - first.rows
-            heappush(ends, (now + self._steps(first), first.rows))
-            now += self._chunks(first)
+            heappush(ends, (done, first.rows))
+            now += self._chunks(first, given)

@@ -31,11 +31,36 @@ class SlotWork:
 
 
 @dataclass(frozen=True)
+class RowCopy:
+    """Keys and values that are in the cache already and are wanted in other rows too.
+
+    Attributes:
+        sources, targets: rows, pair by pair; in each the conditional one first.
+        length: positions, from the first on.
+    """
+
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]
+    length: int
+
+
+@dataclass(frozen=True)
 class StepPlan:
-    """One step: a position each for those that decode, and at most one chunk of one newcomer's prompt."""
+    """One step: a position each for those that decode, and at most one chunk of one newcomer's prompt.
+
+    Attributes:
+        copy: what the newcomer is given before its first chunk is fed, which then begins where the copy ends.
+    """
 
     decode: tuple[SlotWork, ...]
     prefill: SlotWork | None
+    copy: RowCopy | None = None
+
+    @property
+    def newcomer(self) -> SlotWork | None:
+        """The first work of the request that joins in this step."""
+        joins = self.prefill is not None and (self.prefill.start == 0 or self.copy is not None)
+        return self.prefill if joins else None
 
     @property
     def sampled(self) -> tuple[SlotWork, ...]:

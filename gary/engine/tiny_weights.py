@@ -178,11 +178,15 @@ def write_t5(snapshot: Path) -> None:
     seeded(lambda: T5EncoderModel(config), 0).save_pretrained(snapshot)
 
 
-def write_lm(checkpoint: Path) -> None:
-    """A random MusicGen decoder as audiocraft exports it; reads the `t5-base` of this process's hub cache."""
-    config = OmegaConf.create(LM_CONFIG)
-    model = seeded(lambda: builders.get_lm_model(config), 1)
-    _export(checkpoint / "state_dict.bin", model, LM_CONFIG)
+def write_lm(checkpoint: Path, **shape: int) -> None:
+    """A random MusicGen decoder as audiocraft exports it; reads the `t5-base` of this process's hub cache.
+
+    Args:
+        shape: of `transformer_lm`, where it is another: dim, num_heads, num_layers.
+    """
+    config = {**LM_CONFIG, "transformer_lm": {**LM_CONFIG["transformer_lm"], **shape}}
+    model = seeded(lambda: builders.get_lm_model(OmegaConf.create(config)), 1)
+    _export(checkpoint / "state_dict.bin", model, config)
 
 
 def write_codec(checkpoint: Path, codec: Any) -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from gary.config import EngineConfig
-from gary.engine.batching import BatchingEngine, Parts, make_parts
+from gary.engine.batching import BatchingEngine
 from gary.engine.device import settle_arithmetic
+from gary.engine.parts import Parts, make_parts
 from gary.engine.request import AudioStretch, GenerationParams, GenerationRequest
 from gary.engine.runner import Runner
 from gary.errors import Aborted

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from gary.config import EngineConfig
-from gary.engine.batching import Parts, make_parts
 from gary.engine.core import EngineCore
 from gary.engine.graphs import STEPS_AHEAD, Graph, GraphedSteps
 from gary.engine.model import CrossCache, Segment
+from gary.engine.parts import Parts, make_parts
 from gary.engine.patterns import DelayPattern
 from gary.engine.request import GenerationParams
 from gary.engine.runner import Runner, SlotState

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from gary.config import EngineConfig
-from gary.engine.batching import Parts, make_parts
 from gary.engine.core import TokenRequest
+from gary.engine.parts import Parts, make_parts
 from gary.engine.request import GenerationParams
 from tests.parity.models import SMALL, reshaped_model, stereo_model, tiny_model
 

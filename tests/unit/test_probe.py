@@ -11,10 +11,20 @@ import pytest
 
 from gary.audio.clip import Clip
 from gary.engine.probe import Probe
-from gary.engine.request import AudioStretch, GenerationEvent, GenerationRequest, Progress
+from gary.engine.request import (
+    AudioStretch,
+    Began,
+    CodePrompt,
+    GenerationEvent,
+    GenerationRequest,
+    ModelCard,
+    Progress,
+)
 from gary.errors import DeviceError, InvalidInput
 
 AUDIO = AudioStretch(0, Clip(np.zeros((1, 10), np.float32), 32_000))
+CARD = ModelCard("", "", "", "fp32", "cpu", sample_rate_hz=32_000, channels=1, frame_samples=640)
+BEGAN = Began(CARD, prompt_samples=0, length_samples=10)
 
 
 @dataclass
@@ -31,13 +41,17 @@ class CountingEngine:
 
     sample_rate_hz: int = 32_000
     channels: int = 1
+    card: ModelCard = CARD
     error: Exception | None = None
     asked: list[GenerationRequest] = field(default_factory=list)
 
-    async def generate(self, request: GenerationRequest, prompt: Clip | None) -> AsyncGenerator[GenerationEvent, None]:
+    async def generate(
+        self, request: GenerationRequest, prompt: Clip | CodePrompt | None
+    ) -> AsyncGenerator[GenerationEvent, None]:
         self.asked.append(request)
         if self.error is not None:
             raise self.error
+        yield BEGAN
         yield AUDIO
 
     def abort(self, request_id: str) -> bool:
@@ -75,7 +89,7 @@ async def test_a_request_is_a_pass() -> None:
     clock, engine = Clock(), CountingEngine()
     probe = Probe(idle_s=30, stall_s=120, clock_s=clock)
     clock.now_s += 29
-    async for _ in probe.watch(_events(Progress(0, 5), Progress(1, 5))):
+    async for _ in probe.watch(_events(BEGAN, Progress(0, 5), Progress(1, 5))):
         pass
     clock.now_s += 29
     await probe.check(engine)
@@ -87,10 +101,11 @@ async def test_an_engine_at_work_must_be_heard_of() -> None:
     clock, engine = Clock(), CountingEngine()
     probe = Probe(idle_s=30, stall_s=120, clock_s=clock)
     clock.now_s += 1000  # idle until now
-    async with aclosing(probe.watch(_events(Progress(0, 5), Progress(1, 5)))) as events:
+    async with aclosing(probe.watch(_events(BEGAN, Progress(0, 5), Progress(1, 5)))) as events:
         await anext(events)
         clock.now_s += 119
         await probe.check(engine)
+        assert await anext(events) == Progress(0, 5)  # nor is the prompt a pass
         clock.now_s += 2
         with pytest.raises(DeviceError) as caught:
             await probe.check(engine)

@@ -20,7 +20,15 @@ from gary.engine.checkpoint import load
 from gary.engine.hub import use_hub
 from gary.engine.job import Job
 from gary.engine.reference import ReferenceEngine
-from gary.engine.request import AudioStretch, Engine, GenerationParams, GenerationRequest, Progress
+from gary.engine.request import (
+    AudioStretch,
+    Began,
+    Engine,
+    GenerationParams,
+    GenerationRequest,
+    Progress,
+    TakeCodes,
+)
 from gary.engine.tiny import make_checkpoints
 from gary.errors import Aborted, DeviceError, InvalidInput, ServerError
 
@@ -66,8 +74,9 @@ async def answer(engine: Engine, request: GenerationRequest, prompt: Clip | None
     events = [event async for event in engine.generate(request, prompt)]
     stretches = [event for event in events if isinstance(event, AudioStretch)]
     progress = [event for event in events if isinstance(event, Progress)]
+    assert isinstance(events[0], Began)
     assert [stretch.start_sample for stretch in stretches] == [0]
-    assert isinstance(events[-1], AudioStretch)
+    assert isinstance(events[-1], TakeCodes)
     return Answer(stretches[0].clip.samples, progress)
 
 

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gary.engine.scheduler import Admission, Scheduler
-from gary.engine.step import SlotWork, StepPlan
+from gary.engine.step import RowCopy, SlotWork, StepPlan
 from gary.errors import InvalidInput
 
 WINDOW = 40
+FAMILIES = {0: (1, 13), 1: (2, 9), 2: (1, 1)}  # rows and prefill
 
 
 @dataclass(eq=False)
@@ -21,6 +22,7 @@ class Account:
 
     admission: Admission
     place: tuple[int, tuple[int, ...]] | None = None  # slot and rows
+    given: range = range(0)  # positions that it did not feed itself
     fed: list[int] = field(default_factory=list)
     drawn: list[int] = field(default_factory=list)
 
@@ -30,9 +32,16 @@ class Account:
             self.drawn.append(work.start + work.length)
 
     @property
+    def there(self) -> int:
+        """Positions in the cache."""
+        return len(self.given) + len(self.fed)
+
+    @property
     def complete(self) -> bool:
         last = self.admission.positions - 1
-        return self.fed == list(range(last)) and self.drawn == list(range(self.admission.prefill, last + 1))
+        return [*self.given, *self.fed] == list(range(last)) and self.drawn == list(
+            range(self.admission.prefill, last + 1)
+        )
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -52,9 +61,17 @@ class AnyHistory(RuleBasedStateMachine):
     def waiting(self) -> list[Account]:
         return self.front + self.queue
 
-    @rule(rows=st.integers(1, 2), prefill=st.integers(1, 15), draws=st.integers(1, 10), front=st.booleans())
-    def add(self, rows: int, prefill: int, draws: int, front: bool) -> None:
-        admission = Admission(self.next_key, rows, prefill, prefill + draws)
+    @rule(
+        rows=st.integers(1, 2),
+        prefill=st.integers(1, 15),
+        draws=st.integers(1, 10),
+        front=st.booleans(),
+        family=st.sampled_from([None, *FAMILIES]),
+    )
+    def add(self, rows: int, prefill: int, draws: int, front: bool, family: int | None) -> None:
+        if family is not None:
+            rows, prefill = FAMILIES[family]
+        admission = Admission(self.next_key, rows, prefill, prefill + draws, family)
         self.next_key += 1
         self.scheduler.add(admission, front=front)
         (self.front if front else self.queue).append(Account(admission))
@@ -100,7 +117,7 @@ class AnyHistory(RuleBasedStateMachine):
         """The plan is what the promises say it must be, and nothing else."""
         waiting = [account.admission.key for account in self.waiting]
         admitted_now = [key for key in waiting if self.scheduler.steps_until_admission(key) == 0]
-        decoding = [account for account in self.running.values() if len(account.fed) >= account.admission.prefill]
+        decoding = [account for account in self.running.values() if account.there >= account.admission.prefill]
         newcomers = [account for account in self.running.values() if account not in decoding]
         first = self.waiting[0] if self.waiting else None
         fits = first is not None and self.scheduler.free_slots > 0 and self.scheduler.free_rows >= first.admission.rows
@@ -109,6 +126,8 @@ class AnyHistory(RuleBasedStateMachine):
 
         if first and fits and not newcomers:
             (self.front or self.queue).remove(first)
+            if self.relatives(first):
+                first.given = range((first.admission.prefill - 1) // self.chunk * self.chunk)
             self.running[first.admission.key] = first
             newcomers = [first]
             assert supersedes or admitted_now == [first.admission.key]
@@ -122,17 +141,38 @@ class AnyHistory(RuleBasedStateMachine):
         assert len(works) == len(decoding) + len(newcomers), "everyone that runs is in every step, once"
         for work, account in zip(works, decoding + newcomers, strict=True):
             self.check_work(work, account)
+        self.check_join(plan, newcomers)
         return plan
+
+    def relatives(self, account: Account) -> list[Account]:
+        family = account.admission.family
+        return [each for each in self.running.values() if family is not None and each.admission.family == family]
+
+    def check_join(self, plan: StepPlan, newcomers: list[Account]) -> None:
+        """A plan says who joins until the first step of it has been made, and what it is given and where that lies."""
+        joins = next((account for account in newcomers if not account.fed), None)
+        assert plan.newcomer == (plan.prefill if joins else None)
+        if joins is None or not joins.given:
+            assert plan.copy is None
+            return
+        assert plan.copy
+        assert joins.place
+        assert plan.copy == RowCopy(plan.copy.sources, joins.place[1], len(joins.given))
+        assert len(plan.copy.sources) == joins.admission.rows
+        holders = {row: account for account in self.running.values() if account.place for row in account.place[1]}
+        for row in plan.copy.sources:  # still a relative's, or nobody's since that one went under the plan before
+            assert row not in holders or holders[row] in self.relatives(joins)
+            assert row not in plan.copy.targets
 
     def check_work(self, work: SlotWork, account: Account) -> None:
         """Positions are fed once and in order, from the same slot and rows; a chunk is as long as it may be."""
-        left = account.admission.prefill - len(account.fed)
+        left = account.admission.prefill - account.there
         assert self.scheduler.key_of(work.slot) == account.admission.key
         assert self.scheduler.slot_of(account.admission.key) == work.slot
         assert account.place in (None, (work.slot, work.rows))
         account.place = (work.slot, work.rows)
         assert len(work.rows) == account.admission.rows
-        assert work.start == len(account.fed)
+        assert work.start == account.there
         assert work.length == (min(left, self.chunk) if left > 0 else 1)
         assert work.samples == (left <= work.length)
 
@@ -203,8 +243,8 @@ def run_out(scheduler: Scheduler) -> tuple[dict[int, int], dict[int, int]]:
     step = 0
     while plan := scheduler.plan():
         keys = {work.slot: scheduler.key_of(work.slot) for work in plan.sampled}
-        if plan.prefill and plan.prefill.start == 0:
-            newcomer = scheduler.key_of(plan.prefill.slot)
+        if plan.newcomer:
+            newcomer = scheduler.key_of(plan.newcomer.slot)
             assert newcomer is not None
             admitted[newcomer] = step
         step += 1
@@ -216,17 +256,26 @@ def run_out(scheduler: Scheduler) -> tuple[dict[int, int], dict[int, int]]:
 
 
 SHAPES = st.lists(st.tuples(st.integers(1, 2), st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=14)
+RELATED = st.lists(st.sampled_from([None, *FAMILIES]), min_size=14, max_size=14)
 
 
-@given(SHAPES, st.integers(1, 4), st.integers(2, 6), st.integers(1, 7), st.integers(0, 30), st.booleans())
+@given(SHAPES, RELATED, st.integers(1, 4), st.integers(2, 6), st.integers(1, 7), st.integers(0, 30), st.booleans())
 @settings(deadline=None)
 def test_forecasts_are_exact(
-    shapes: list[tuple[int, int, int]], slots: int, rows: int, chunk: int, head_start: int, under_way: bool
+    shapes: list[tuple[int, int, int]],
+    related: list[int | None],
+    slots: int,
+    rows: int,
+    chunk: int,
+    head_start: int,
+    under_way: bool,
 ) -> None:
     """From any moment, also while a plan is under way, each waits and runs for as many steps as was forecast."""
     scheduler = Scheduler(slots, rows, WINDOW, chunk)
-    for key, (needed, prefill, draws) in enumerate(shapes):
-        scheduler.add(Admission(key, needed, prefill, prefill + draws))
+    for key, ((needed, prefill, draws), family) in enumerate(zip(shapes, related, strict=False)):
+        if family is not None:
+            needed, prefill = FAMILIES[family]  # noqa: PLW2901
+        scheduler.add(Admission(key, needed, prefill, prefill + draws, family))
     for _ in range(head_start):
         if plan := scheduler.plan():
             scheduler.advance(plan)
@@ -293,6 +342,41 @@ def test_long_prompt_delays_nobody_by_more_than_a_chunk() -> None:
     assert plan
     assert [(work.slot, work.start) for work in plan.decode] == [(0, 6), (1, 301)]
     assert plan.prefill is None
+
+
+def test_relatives_share_all_but_the_last_chunk() -> None:
+    """Three of one prompt of 301 positions: five chunks for the first, one for each other, the rest from its rows."""
+    scheduler = Scheduler(slots=3, rows=6, window=1504, prefill_chunk=64)
+    for key in range(3):
+        scheduler.add(Admission(key, rows=2, prefill=301, positions=1504, family=7))
+    for start in (0, 64, 128, 192, 256):
+        plan = scheduler.plan()
+        assert plan
+        assert plan.prefill
+        assert (plan.prefill.start, plan.copy) == (start, None)
+        scheduler.advance(plan)
+    for slot, rows in [(1, (2, 3)), (2, (4, 5))]:
+        plan = scheduler.plan()
+        assert plan
+        assert plan.newcomer == plan.prefill == SlotWork(slot, rows, 256, 45, samples=True)
+        assert plan.copy == RowCopy((0, 1), rows, 256)
+        scheduler.advance(plan)
+    plan = scheduler.plan()
+    assert plan
+    assert [work.start for work in plan.decode] == [303, 302, 301]
+
+
+def test_a_relative_that_waits_or_is_gone_gives_nothing() -> None:
+    """Only what lies in the cache can be shared: with one slot each feeds all of its prompt."""
+    scheduler = Scheduler(slots=1, rows=2, window=WINDOW, prefill_chunk=4)
+    for key in range(2):
+        scheduler.add(Admission(key, rows=2, prefill=9, positions=12, family=7))
+    starts = []
+    while plan := scheduler.plan():
+        assert plan.copy is None
+        starts += [plan.prefill.start] if plan.prefill else []
+        scheduler.advance(plan)
+    assert starts == [0, 4, 8] * 2
 
 
 def test_next_window_finds_its_room() -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from gary.audio.clip import Clip
-from gary.engine.request import GenerationEvent, GenerationRequest
+from gary.engine.request import CodePrompt, GenerationEvent, GenerationRequest, ModelCard
 from gary.engine.shelf import EngineShelf
 from gary.errors import CheckpointError, DeviceError
 
@@ -17,13 +17,16 @@ class IdleEngine:
 
     sample_rate_hz = 32_000
     channels = 1
+    card = ModelCard("", "", "", "fp32", "cpu", sample_rate_hz=32_000, channels=1, frame_samples=640)
 
     def __init__(self, checkpoint: str) -> None:
         self.checkpoint = checkpoint
         self.closed = False
         self.broken = False
 
-    async def generate(self, request: GenerationRequest, prompt: Clip | None) -> AsyncGenerator[GenerationEvent, None]:
+    async def generate(
+        self, request: GenerationRequest, prompt: Clip | CodePrompt | None
+    ) -> AsyncGenerator[GenerationEvent, None]:
         for event in list[GenerationEvent]():
             yield event
 
