@@ -45,6 +45,8 @@ class Limits(Config):
     clips: Annotated[int, Field(gt=0, description="clips in one /combine-audio")] = 64
     unfinished_tasks: Annotated[int, Field(gt=0, description="tasks in the house; one more is refused with 429")] = 500
     output_max_s: Annotated[float, Field(gt=0, le=30, description="MusicGen's window, prompt included")] = 30.0
+    new_music_max_s: Annotated[float, Field(gt=0, description="new music of one answer, beyond the window too")] = 120.0
+    prompt_max_s: Annotated[float, Field(gt=0, lt=30, description="what the model hears of a source")] = 20.0
 
 
 class ApiKey(Config):
@@ -112,6 +114,9 @@ class TasksConfig(Config):
     sweep_s: Annotated[float, Field(gt=0, description="time between two looks for tasks left behind")] = 3.0
     progress_s: Annotated[float, Field(gt=0, description="least time between two writes of progress")] = 1.0
     ttl_s: Annotated[float, Field(gt=0, description="finished tasks are kept for")] = 7 * 24 * 3600.0
+    live_ttl_s: Annotated[
+        float, Field(gt=0, description="live audio goes so long after its task's claim; longer than any attempt takes")
+    ] = 6 * 3600.0
     file_grace_s: Annotated[
         float, Field(gt=0, description="audio of no task is kept for; far longer than an upload takes")
     ] = 3600.0

@@ -6,6 +6,7 @@ GaryError
 │   ├── MediaError              400  bytes that are no audio we can use
 │   ├── Unauthorized            401  no API key, or one that is not known here
 │   ├── UnknownTask             404  no task has this id
+│   ├── Conflict                409  the task is not in a state for this; `code` says why
 │   ├── TooLarge                413  more than a limit of the service
 │   ├── IdempotencyMismatch     422  an idempotency key that was used before, for another request
 │   ├── TooManyRequests         429  more than may be asked in a while; says when to come again
@@ -77,6 +78,11 @@ class MediaError(ClientError):
 class UnknownTask(ClientError):
     http_status = 404
     default_code = "unknown_task"
+
+
+class Conflict(ClientError):
+    http_status = 409
+    default_code = "conflict"
 
 
 class TooLarge(ClientError):

@@ -20,7 +20,7 @@ from gridfs.errors import NoFile
 from pymongo.asynchronous.database import AsyncDatabase
 
 from gary.tasks.boundary import database_errors
-from gary.tasks.task import AudioFile
+from gary.tasks.music import AudioFile
 
 # 1020 KiB: divisible by 3, so that a whole chunk is whole base64. Each chunk costs the embedded server an fsync: 100 MB
 # went in within 1.0 s (1.7 s by GridFS's own 255 KiB) and came out in 0.2 s.
@@ -72,14 +72,20 @@ class AudioFiles:
             size_bytes = await _write_all(stream, data)
         return AudioFile(file_id=str(file_id), size_bytes=size_bytes)
 
-    async def open(self, file: AudioFile) -> tuple[int, AsyncIterator[bytes]]:
-        """Its size in bytes, and its chunks of CHUNK_BYTES each (the last may be shorter).
+    async def open(self, file: AudioFile, start_byte: int = 0) -> tuple[int, AsyncIterator[bytes]]:
+        """Its size in bytes, and its chunks from `start_byte` on: of CHUNK_BYTES each, where that is 0, but the last.
 
         Raises (here, or from the iterator): RecoverableError (`audio_gone`), DatabaseUnavailable.
         """
         with database_errors():
             stream = await self._bucket.open_download_stream(ObjectId(file.file_id))
+            await stream.seek(start_byte)
         return int(stream.length), _chunks(stream)
+
+    async def read(self, file: AudioFile) -> bytes:
+        """All of it. Raises RecoverableError (`audio_gone`), DatabaseUnavailable."""
+        _, chunks = await self.open(file)
+        return b"".join([chunk async for chunk in chunks])
 
     async def discard(self, file_ids: Iterable[str | ObjectId]) -> None:
         """Clears files away with every chunk; those already gone are no error."""
@@ -90,8 +96,14 @@ class AudioFiles:
 
     async def due(self, now: datetime, limit: int) -> list[Row]:
         """Files whose task should be looked at, longest due first."""
-        rows = self._ledger.find({"look_at": {"$lt": now}}).sort("look_at").limit(limit)
+        rows = self._ledger.find({"look_at": {"$lte": now}}).sort("look_at").limit(limit)
         return [Row(row["_id"], row["task_id"]) async for row in rows]
+
+    async def look_now(self, file_ids: Iterable[str]) -> None:
+        """Their task is about to go: whatever is not cleared away with it is found at the next look."""
+        now = await self._now()
+        for file_id in map(ObjectId, file_ids):
+            await self._ledger.update_one({"_id": file_id}, {"$set": {"look_at": now}})
 
     async def look_later(self, row: Row, then: datetime) -> None:
         """After `then`, and the grace."""

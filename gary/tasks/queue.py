@@ -22,9 +22,10 @@ from pymongo.asynchronous.collection import AsyncCollection
 from gary.config import TasksConfig
 from gary.errors import DatabaseUnavailable, QueueFull
 from gary.tasks.documents import one_of
-from gary.tasks.task import UNFINISHED, WORKING, QueueState, Status
+from gary.tasks.task import UNFINISHED, WORKING, Place, QueueState, Status, Task
 
 RATE_WINDOW = timedelta(minutes=10)
+_RATE_GOOD_S = 1.0  # all who wait ask for the rate again and again, and it changes slowly
 _RETRY_MIN_S, _RETRY_MAX_S = 1.0, 120.0
 _RETRY_UNKNOWN_S = 30.0  # nothing finished lately: about a task's time
 
@@ -53,6 +54,8 @@ class Queue:
         self._counted_since_s = float("-inf")  # monotonic, when the count was begun
         self._count = 0
         self._retry_after_s = _RETRY_UNKNOWN_S
+        self._rate_since_s = float("-inf")  # monotonic
+        self._rate: float | None = None
 
     async def create_indexes(self) -> None:
         await self._tasks.create_index([("status", 1), ("queued_at", 1)], name="claimable")
@@ -68,6 +71,13 @@ class Queue:
         )
         waiting_s = max(0.0, (now - oldest[0]["queued_at"]).total_seconds()) if oldest else None
         return QueueState(queued=queued, working=working, oldest_waiting_s=waiting_s, finished_per_minute=per_minute)
+
+    async def place_of(self, task: Task) -> Place:
+        """Where a queued task stands. Counting costs as much for each task before it as `place` does."""
+        assert task.status is Status.QUEUED, f"task {task.id} is {task.status} and waits for nothing"
+        before = {"status": Status.QUEUED.value, "queued_at": {"$lt": task.queued_at}}
+        ahead, per_minute = await gather(self._tasks.count_documents(before), self._rate_of_late())
+        return Place(position=ahead + 1, eta_s=(ahead + 1) * 60.0 / per_minute if per_minute else None)
 
     async def check(self) -> None:
         """Raises QueueFull: no task may be added at present."""
@@ -111,6 +121,14 @@ class Queue:
         if self._count >= self._bound:
             self._retry_after_s = retry_after_s(await self._finished_per_minute())
         self._counted_since_s = since_s
+
+    async def _rate_of_late(self) -> float | None:
+        """The rate at most a second ago."""
+        if monotonic() - self._rate_since_s > _RATE_GOOD_S:
+            since_s = monotonic()
+            self._rate = await self._finished_per_minute()
+            self._rate_since_s = since_s
+        return self._rate
 
     async def _finished_per_minute(self) -> float | None:
         """Since the first that finished within the window, but a minute at least: a house that has just opened, or has

@@ -21,9 +21,21 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from gary.errors import AttemptsExhausted, FatalError, GaryError
+from gary.tasks.music import (
+    AudioFile,
+    Id,
+    MusicJob,
+    Receipt,
+    Sampling,
+    Sha256,
+    Sheet,
+    Take,
+    TaskSource,
+    Value,
+)
 
 
 class Status(StrEnum):
@@ -38,6 +50,7 @@ class Status(StrEnum):
 
 WORKING = frozenset({Status.FETCHING, Status.GENERATING, Status.ENCODING})
 UNFINISHED = WORKING | {Status.QUEUED}
+STEPS_MAX = 100
 
 _ANY_TIME = frozenset({Status.QUEUED, Status.FETCHING, Status.FAILED, Status.CANCELLED})
 TRANSITIONS: dict[Status, frozenset[Status]] = {
@@ -63,25 +76,8 @@ def sources_of(new: Status) -> frozenset[Status]:
     return frozenset(old for old, reached in TRANSITIONS.items() if new in reached)
 
 
-class Value(BaseModel):
-    """Base of all values here: unknown keys are errors, values do not change, numbers are finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-Id = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FactName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 Facts = dict[FactName, JsonValue]
-
-
-class Sampling(Value):
-    """How tokens are drawn; the names are those of the engine's parameters."""
-
-    top_k: Annotated[int, Field(ge=0)] = 250
-    top_p: Annotated[float, Field(ge=0, le=1, description="above 0 it overrides top_k")] = 0.0
-    temperature: Annotated[float, Field(ge=0, description="0 is greedy")] = 1.0
-    cfg_coef: Annotated[float, Field(ge=0, description="guidance; 1 is none")] = 3.0
 
 
 class _Music(Value):
@@ -130,14 +126,16 @@ class ContinueJob(_Music):
     length_s: Annotated[float, Field(gt=0)]
 
 
-Job = Annotated[GenerateJob | ContinueJob, Field(discriminator="kind")]
+Job = Annotated[GenerateJob | ContinueJob | MusicJob, Field(discriminator="kind")]
+AnyJob = GenerateJob | ContinueJob | MusicJob
 
 
-class AudioFile(Value):
-    """A file of the task store."""
+class Step(Value):
+    """A change of a task's status. `seq` counts them over the task's whole life."""
 
-    file_id: Id
-    size_bytes: Annotated[int, Field(ge=0)]
+    seq: Annotated[int, Field(ge=1)]
+    status: Status
+    at: datetime
 
 
 class Lease(Value):
@@ -209,17 +207,35 @@ class QueueState(Value):
     finished_per_minute: Annotated[float, Field(gt=0)] | None
 
 
+class Place(Value):
+    """Where a queued task stands.
+
+    Attributes:
+        position: 1 is the next to be begun.
+        eta_s: until it is begun, by the rate at which tasks finish; None where none has finished lately.
+    """
+
+    position: Annotated[int, Field(ge=1)]
+    eta_s: Annotated[float, Field(ge=0)] | None
+
+
 class Task(Value):
     """A task as it stood when it was read.
 
     Attributes:
         created_at, queued_at: when the task came, and when its present job came; by the database server's clock.
+        steps: the latest changes of status, oldest first, at most STEPS_MAX.
         progress: 0 to 1, of the present attempt.
+        frames_done, frames_total: of the frames of codes to be made, over all takes.
+        eta_s: seconds from the latest word of progress until all frames are there.
+        sheet: what is being made, of a music job that is generating or further.
         error: why it failed.
         setback: why the latest attempt was released, where the worker said so.
         not_before: when the next attempt may begin, after a setback.
         upload: the audio that a ContinueJob goes on from.
-        result: what a completed task made.
+        result: what a completed task made; of a music job, its first take.
+        takes: what a completed music job made.
+        receipt: how a completed music job was made.
         facts: small values that are found out on the way, such as tempo_bpm, bars, duration_s, title.
         request: which request gave it its present job, where that came with an idempotency key.
         finished_at: when it was completed or failed.
@@ -234,13 +250,20 @@ class Task(Value):
     attempts: Annotated[int, Field(ge=0)] = 0
     fence: Annotated[int, Field(ge=0)] = 0
     lease: Lease | None = None
+    steps: tuple[Step, ...] = ()
     progress: Annotated[float, Field(ge=0, le=1)] = 0.0
+    frames_done: Annotated[int, Field(ge=0)] = 0
+    frames_total: Annotated[int, Field(ge=0)] = 0
+    eta_s: Annotated[float, Field(ge=0)] | None = None
+    sheet: Sheet | None = None
     error: TaskError | None = None
     setback: TaskError | None = None
     not_before: datetime | None = None
     upload: AudioFile | None = None
     result: AudioFile | None = None
-    facts: Facts = {}
+    takes: tuple[Take, ...] = ()
+    receipt: Receipt | None = None
+    facts: Facts = Field(default_factory=dict)
     request: RequestMark | None = None
     finished_at: datetime | None = None
     expires_at: datetime | None = None
@@ -248,7 +271,20 @@ class Task(Value):
     @property
     def file_ids(self) -> tuple[str, ...]:
         """The files that this task refers to."""
-        return tuple(file.file_id for file in (self.upload, self.result) if file is not None)
+        takes = (file for take in self.takes for file in (take.wav, take.codes))
+        files = (file for file in (self.upload, self.result, *takes) if file is not None)
+        return tuple(dict.fromkeys(file.file_id for file in files))
+
+    @property
+    def seq(self) -> int:
+        """Of the latest change of status; 0 for a task that an older version of the service wrote."""
+        return self.steps[-1].seq if self.steps else 0
+
+    @property
+    def parent(self) -> str | None:
+        """The task whose music this one goes on from."""
+        source = self.job.source if isinstance(self.job, MusicJob) else None
+        return source.task if isinstance(source, TaskSource) else None
 
     def is_claimable(self, now: datetime) -> bool:
         """Whether it waits for a worker and may begin, or its worker has not been heard of for a whole lease."""

@@ -12,7 +12,7 @@ from gary.config import DatabaseConfig, TasksConfig
 from gary.errors import DeviceError, MediaError, QueueFull, UnknownTask
 from gary.tasks.queue import RATE_WINDOW, backoff_s, retry_after_s
 from gary.tasks.store import TaskStore
-from gary.tasks.task import QueueState, Status
+from gary.tasks.task import Place, QueueState, Status
 from tests.unit.storing import CONTINUE, GENERATE, UNKNOWN_ID, Database, claimed, encoding, opened, stored
 
 
@@ -117,3 +117,20 @@ async def test_a_task_that_waits_for_its_next_attempt_counts_as_queued(store: Ta
     assert (await store.queue()).queued == 1
     assert await store.claimable(limit=10) == []
     assert await store.claim(claim.task.id, "worker") is None
+
+
+async def test_a_queued_task_knows_its_place(uri: str, config: DatabaseConfig, raw: Database) -> None:
+    """Behind those that came before it, at the rate of late; as they are begun or cancelled it moves up."""
+    async with opened(uri, config) as store, opened(uri, config) as later:
+        ids = [await store.create(GENERATE) for _ in range(4)]
+        first = await store.get(ids[0])
+        for number, task_id in enumerate(ids):  # else they might have come within a millisecond
+            change = {"$set": {"queued_at": first.queued_at + timedelta(seconds=number)}}
+            await raw["tasks"].update_one({"_id": ObjectId(task_id)}, change)
+        tasks = [await store.get(task_id) for task_id in ids]
+        assert [await store.place(task) for task in tasks] == [Place(position=n, eta_s=None) for n in (1, 2, 3, 4)]
+        await claimed(store, ids[0])
+        await store.cancel(ids[1])
+        assert (await store.place(tasks[3])).position == 2
+        await store.fail(await claimed(store, ids[2]), MediaError("no"))
+        assert await later.place(tasks[3]) == Place(position=1, eta_s=60.0)  # it has not asked for the rate before

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import signal
 import socket
+from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 from bson import ObjectId
@@ -21,14 +25,18 @@ from gary.errors import (
 from gary.tasks.boundary import database_errors
 from gary.tasks.embedded import EmbeddedDatabase
 from gary.tasks.store import TaskStore
-from gary.tasks.task import Status
+from gary.tasks.task import Idempotency, Status, Task
 from tests.unit.storing import (
     GENERATE,
+    MUSIC,
+    WAV,
     Database,
     audio_of,
     claimed,
+    composed,
     encoding,
     opened,
+    until,
 )
 
 
@@ -67,6 +75,62 @@ def test_a_malformed_uri_is_refused_at_once() -> None:
     """What is no MongoDB URI is a FatalError when the store is made."""
     with pytest.raises(FatalError):
         TaskStore("http://example.org", DatabaseConfig(), TasksConfig())
+
+
+async def test_a_server_that_hangs_keeps_no_client_waiting(tmp_path: Path) -> None:
+    """Stopped, with its connections open: every call that a client waits for ends with DatabaseUnavailable in the time
+    given, many at once too. Once it goes on, each of them has its own answer.
+    """
+    server = EmbeddedDatabase(tmp_path)
+    uri = await asyncio.to_thread(server.start)
+    assert server.pid is not None
+    try:
+        async with opened(uri, DatabaseConfig(timeout_s=0.5)) as store:
+            ids = [await store.create(MUSIC) for _ in range(20)]
+            done = await composed(store, await store.create(MUSIC))
+            await asyncio.gather(*map(store.get, ids))  # as many connections
+            os.kill(server.pid, signal.SIGSTOP)
+            await until(partial(_is_stopped, server.pid))
+            for _ in range(2):  # on connections that are open, and then on those that replaced them
+                began_s = monotonic()
+                outcomes = await asyncio.gather(*_clients_calls(store, ids, done), return_exceptions=True)
+                assert {type(outcome) for outcome in outcomes} == {DatabaseUnavailable}
+                assert monotonic() - began_s < 1.5
+            os.kill(server.pid, signal.SIGCONT)
+            tasks = await asyncio.gather(*map(store.get, ids * 3))
+            assert [task.id for task in tasks] == ids * 3
+            assert await store.children(ids[0]) == ()
+            assert await audio_of(store, done) == WAV
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+        await asyncio.to_thread(server.stop)
+
+
+async def _is_stopped(pid: int) -> bool:
+    """All threads: those that run at the time of the signal go on for a moment (proc(5), the state in `stat`)."""
+    paths = Path(f"/proc/{pid}/task").glob("*/stat")  # noqa: ASYNC240  files of the kernel's
+    stats = [path.read_text() for path in paths]
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+
+def _clients_calls(store: TaskStore, ids: list[str], done: Task) -> list[Coroutine[Any, Any, object]]:
+    return [
+        store.ping(),
+        store.create(MUSIC),
+        store.create(MUSIC, Idempotency.of("", "key", "create")),
+        store.replayed(Idempotency.of("", "another key", "create")),
+        *map(store.get, ids),
+        store.watched(ids),
+        store.children(ids[0]),
+        store.queue(),
+        store.place(done.model_copy(update={"status": Status.QUEUED})),
+        store.live(ids[0], 1, 0, 0),
+        store.cancel(ids[0]),
+        store.forget(done.id),
+        store.open_audio(done),
+        store.open_take(done, 0),
+        store.open_codes(done, 0),
+    ]
 
 
 async def test_a_server_s_death_is_told_and_its_return_is_found(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from gary.errors import FatalError
+from gary.tasks.music import AudioFile
 from gary.tasks.task import (
     TRANSITIONS,
     UNFINISHED,
     WORKING,
-    AudioFile,
     ContinueJob,
     GenerateJob,
     Lease,
