@@ -5,6 +5,7 @@ A clip's array may be read-only shared memory (Ray's object store hands it out s
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,13 @@ class Clip:
     @property
     def duration_s(self) -> float:
         return self.length_samples / self.rate_hz
+
+    def sha256(self) -> str:
+        """Of everything that the clip is: shape, rate, and samples as little-endian floats, channel by channel."""
+        digest = hashlib.sha256(f"{self.channels} {self.length_samples} {self.rate_hz} ".encode())
+        for channel in self.samples:
+            digest.update(channel.astype("<f4").tobytes())
+        return digest.hexdigest()
 
     def mono(self) -> Clip:
         """The mean of all channels, as [1, N]."""

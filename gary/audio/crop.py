@@ -72,7 +72,7 @@ def join(clips: Sequence[Clip], limit_bytes: int = Limits().decoded_bytes) -> Cl
     length_samples = sum(_resampled_length(clip, first.rate_hz) for clip in clips)
     if length_samples * first.channels * 4 > limit_bytes:
         raise TooLarge(f"the clips together are longer than {limit_bytes / MIB:g} MiB of samples", "too_long")
-    parts = [_like(clip, first).samples for clip in clips]
+    parts = [fit(clip, first.rate_hz, first.channels).samples for clip in clips]
     return Clip(np.concatenate(parts, axis=1), first.rate_hz)
 
 
@@ -114,6 +114,13 @@ def resample(clip: Clip, rate_hz: int) -> Clip:
     return Clip(samples[:, :length_samples], rate_hz)
 
 
+def fit(clip: Clip, rate_hz: int, channels: int) -> Clip:
+    """The clip at another rate and channel count; whichever has fewer channels is resampled."""
+    if clip.channels > channels:
+        return resample(with_channels(clip, channels), rate_hz)
+    return with_channels(resample(clip, rate_hz), channels)
+
+
 def splice(original: Clip, tail_s: float, generated: Clip) -> Clip:
     """What a continuation answers: the original without its last `tail_s`, bit for bit, then `generated`.
 
@@ -130,7 +137,7 @@ def splice(original: Clip, tail_s: float, generated: Clip) -> Clip:
         the original's rate and channels; its length less the tail's, plus that of `generated`.
     """
     replaced = tail(original, tail_s)
-    fitted = _like(generated, original)
+    fitted = fit(generated, original.rate_hz, original.channels)
     samples = fitted.samples * np.float32(_matching_gain(replaced, fitted))  # [C, N]
     fade_samples = min(round(JOIN_FADE_S * original.rate_hz), replaced.length_samples, fitted.length_samples)
     rising = np.arange(fade_samples, dtype=np.float32) / np.float32(max(1, fade_samples))
@@ -149,13 +156,6 @@ def _matching_gain(replaced: Clip, rendering: Clip) -> float:
         gain = 10 ** (float(np.clip(wanted_lufs - found_lufs, -GAIN_MAX_DB, GAIN_MAX_DB)) / 20)
     peak = float(np.abs(rendering.samples).max(initial=0.0))
     return min(gain, PEAK_MAX / peak) if peak > 0 else gain
-
-
-def _like(clip: Clip, model: Clip) -> Clip:
-    """The clip at the model's rate and channel count; whichever has fewer channels is resampled."""
-    if clip.channels > model.channels:
-        return resample(with_channels(clip, model.channels), model.rate_hz)
-    return with_channels(resample(clip, model.rate_hz), model.channels)
 
 
 def _whole_samples(clip: Clip, length_s: float) -> int:

@@ -104,19 +104,19 @@ def estimate_tempo(clip: Clip) -> Tempo | None:
     return Tempo(float(bpm), float(weights[near].sum() / weights.sum()))
 
 
-def choose_bars(bpm: float, min_s: float, max_s: float) -> Bars:
+def choose_bars(bpm: float, min_s: float, max_s: float, most_s: float = OUTPUT_MAX_S) -> Bars:
     """The whole number of 4/4 bars that lasts between `min_s` and `max_s`.
 
     Of several, the one that makes the roundest phrase: the one that two divides most often, then the longest (8 bars
     rather than 9). If none fits, as many as fit under the maximum; if not even one does, one.
 
     Raises:
-        InvalidInput: bad_range: not 0 < min_s <= max_s <= 30, or a tempo whose bar is longer than 30 s.
+        InvalidInput: bad_range: not 0 < min_s <= max_s <= most_s, or a tempo whose bar is longer than that.
     """
-    if not 0 < min_s <= max_s <= OUTPUT_MAX_S:  # false for NaN too
-        raise InvalidInput(f"a duration is a range within 0-30 s, not {min_s:g}-{max_s:g}", "bad_range")
-    if not (math.isfinite(bpm) and bpm > 0 and 240 / bpm <= OUTPUT_MAX_S):
-        raise InvalidInput(f"a tempo of {bpm:g} bpm has no bar of at most 30 s", "bad_range")
+    if not 0 < min_s <= max_s <= most_s:  # false for NaN too
+        raise InvalidInput(f"a duration is a range within 0-{most_s:g} s, not {min_s:g}-{max_s:g}", "bad_range")
+    if not (math.isfinite(bpm) and bpm > 0 and 240 / bpm <= most_s):
+        raise InvalidInput(f"a tempo of {bpm:g} bpm has no bar of at most {most_s:g} s", "bad_range")
     bar_s = 240 / Fraction(bpm)  # exact, so that 8 bars of 2 s do fit into 16 s, and never more than do
     most = max(1, math.floor(Fraction(max_s) / bar_s))
     least = min(most, math.ceil(Fraction(min_s) / bar_s))

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from gary.audio.files import find_ffmpeg
+from gary.audio.ffmpeg import find_ffmpeg
 
 OK = "served"
 RATE_HZ = 44_100

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gary.audio import confine
-from gary.audio.files import _run_ffmpeg
+from gary.audio.ffmpeg import run_ffmpeg
 from gary.errors import RecoverableError
 from tests.hostile.conftest import Outside
 from tests.hostile.media_files import tone, wav
@@ -44,7 +44,7 @@ async def test_ffmpeg_has_no_network(protocol: str, outside: Outside) -> None:
     """An ffmpeg that is told outright to open an address, with every protocol allowed, gets no socket."""
     with tempfile.TemporaryFile() as source:
         arguments = ["-t", "1", "-i", f"{protocol}://127.0.0.1:{outside.port}/a.wav", "-f", "null", "-"]
-        done = await _run_ffmpeg(arguments, source, None, 20.0, 1000)
+        done = await run_ffmpeg(arguments, source, None, 20.0, 1000)
     assert done.status != 0
     assert outside.contacts() == 0
 
@@ -55,9 +55,9 @@ async def test_ffmpeg_reads_no_file(tmp_path: Path) -> None:
     canary.write_bytes(wav(tone()))
     with tempfile.TemporaryFile() as source:
         source.write(canary.read_bytes())
-        own = await _run_ffmpeg(["-i", "file:/dev/stdin", "-f", "au", "pipe:1"], source, None, 20.0, 1 << 20)
-        other = await _run_ffmpeg(["-i", f"file:{canary}", "-f", "au", "pipe:1"], source, None, 20.0, 1 << 20)
-        writing = await _run_ffmpeg(["-i", "file:/dev/stdin", str(target)], source, None, 20.0, 1 << 20)
+        own = await run_ffmpeg(["-i", "file:/dev/stdin", "-f", "au", "pipe:1"], source, None, 20.0, 1 << 20)
+        other = await run_ffmpeg(["-i", f"file:{canary}", "-f", "au", "pipe:1"], source, None, 20.0, 1 << 20)
+        writing = await run_ffmpeg(["-i", "file:/dev/stdin", str(target)], source, None, 20.0, 1 << 20)
     assert own.status == 0
     assert len(own.output) > 80_000
     assert other.status != 0

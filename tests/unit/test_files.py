@@ -17,8 +17,9 @@ import pytest
 import soundfile
 
 from gary.audio.clip import Clip
-from gary.audio.crop import join
-from gary.audio.files import decode, encode_mp3, encode_wav, find_ffmpeg
+from gary.audio.crop import fit, join
+from gary.audio.ffmpeg import find_ffmpeg
+from gary.audio.files import Format, decode, encode, encode_mp3, encode_opus, encode_wav
 from gary.config import MIB, Limits
 from gary.errors import ClientError, InvalidInput, MediaError, TooLarge
 
@@ -331,6 +332,27 @@ async def test_six_channels_become_a_stereo_mp3() -> None:
     assert (await decode(await encode_mp3(chord(1.0, channels=6)), LIMITS)).channels == 2
 
 
+@pytest.mark.parametrize(("rate_hz", "channels"), [(8_000, 1), (32_000, 1), (44_100, 2), (48_000, 6)])
+async def test_opus_keeps_length_and_place(rate_hz: int, channels: int) -> None:
+    """An Opus file of ours decodes, at 48 kHz, to the clip's duration and not shifted, in one or two channels."""
+    clip = chord(2.0, rate_hz, channels)
+    expected = fit(clip, 48_000, min(channels, 2))
+    decoded = await decode(await encode_opus(clip), LIMITS)
+    assert decoded.samples.shape == expected.samples.shape
+    inner = slice(2000, -2000)
+    assert np.abs(decoded.samples[:, inner] - expected.samples[:, inner]).max() < 0.05
+
+
+@pytest.mark.parametrize(("form", "magic"), [("wav", b"RIFF"), ("flac", b"fLaC"), ("mp3", b"\xff"), ("opus", b"OggS")])
+async def test_each_format_and_the_same_bytes_each_time(form: Format, magic: bytes) -> None:
+    """No date, no version and no random number is in a file: what is cached anywhere is what would be made again."""
+    clip = chord(0.5)
+    data = await encode(clip, form, LIMITS)
+    assert data[: len(magic)] == magic or data[:3] == b"ID3"
+    assert await encode(clip, form, LIMITS) == data
+    assert (await decode(data, LIMITS)).duration_s == 0.5
+
+
 async def test_mp3s_are_joined_in_samples() -> None:
     """Three joined MP3s last as long as their clips together, with no gap at the seams."""
     parts = [chord(1.0, channels=1, hz=441.0) for _ in range(3)]
@@ -351,12 +373,12 @@ async def test_slow_encoding_is_our_fault() -> None:
 ORPHAN = """
 import asyncio, tempfile
 from pathlib import Path
-from gary.audio.files import _run_ffmpeg
+from gary.audio.ffmpeg import run_ffmpeg
 from tests.unit.test_files import children
 
 async def main():
     endless = ["-re", "-f", "lavfi", "-i", "anullsrc", "-f", "null", "-"]
-    task = asyncio.create_task(_run_ffmpeg(endless, tempfile.TemporaryFile(), None, 60.0, 2**20))
+    task = asyncio.create_task(run_ffmpeg(endless, tempfile.TemporaryFile(), None, 60.0, 2**20))
     while not any(Path(f"/proc/{pid}/comm").read_text().startswith("ffmpeg") for pid in children()):
         await asyncio.sleep(0)
     print(children()[0], flush=True)
