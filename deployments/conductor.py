@@ -21,6 +21,7 @@ from ray.serve import Deployment
 from deployments import logs
 from deployments.handles import Handle, detach, result
 from deployments.logs import on_task
+from deployments.music import MadeMusic
 from deployments.work import Made, Staff, Work
 from gary.config import AppArgs
 from gary.errors import Aborted, DatabaseUnavailable, GaryError, LeaseLost, RecoverableError, ServerError
@@ -66,7 +67,7 @@ class Conductor:
         self._store = TaskStore(uri, args.database, args.tasks, args.limits.unfinished_tasks)
         await self._store.open()
         staff = Staff(fetcher, cropper, {model.name: musicgen[model.size] for model in args.models})
-        self._work = Work(self._store, staff, args.tasks.progress_s)
+        self._work = Work(self._store, staff, args.limits, args.tasks.progress_s)
         self._owner = f"conductor-{uuid4().hex[:12]}"
         self._attempts: dict[tuple[str, int], asyncio.Event] = {}  # by task and fence; set: the task is another's
         self._busy = asyncio.Event()
@@ -114,21 +115,23 @@ class Conductor:
         """Works and stores while the lease is kept beside it; ends, and all calls with it, when the lease is lost."""
         try:
             async with asyncio.TaskGroup() as group:
+                over = asyncio.Event()
                 with self._watched(claim) as lost:
-                    keeper = group.create_task(self._keep_lease(claim, lost))
+                    keeper = group.create_task(self._keep_lease(claim, lost, over))
                     made = await self._work.make(claim)
                 # Watched no longer: a task that is finished in the next moment would look like one that was lost.
                 await self._finish(claim, made)
+                over.set()  # before Python 3.12 a cancellation that meets pymongo's write can be swallowed
                 keeper.cancel()
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
 
-    async def _finish(self, claim: Claim, made: Made) -> None:
+    async def _finish(self, claim: Claim, made: Made | MadeMusic) -> None:
         """A result in hand is not thrown away because the database is away, or its disk full, for a while."""
         until_s = monotonic() + self._args.store_patience_s
         for tries in count(1):
             try:
-                await self._store.finish(claim, made.wav, made.facts)
+                await made.hand_in(self._store, claim)
                 return
             except DatabaseUnavailable as error:
                 if monotonic() > until_s:
@@ -136,9 +139,9 @@ class Conductor:
                 _log.warning("task %s: the result waits for the database: %s", claim.task.id, error)
                 await asyncio.sleep(backoff_s(tries, self._args))
 
-    async def _keep_lease(self, claim: Claim, lost: asyncio.Event) -> None:
-        """Renews the lease for as long as nobody else has the task. Raises LeaseLost."""
-        while True:
+    async def _keep_lease(self, claim: Claim, lost: asyncio.Event, over: asyncio.Event) -> None:
+        """Renews the lease until the work is over. Raises LeaseLost: somebody else has the task."""
+        while not over.is_set():
             try:
                 async with asyncio.timeout(self._args.lease_s / 3):
                     await lost.wait()

@@ -7,6 +7,7 @@ killed leaves none behind.
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 
 from ray import serve
@@ -16,10 +17,24 @@ from deployments import logs
 from deployments.handles import Parcel
 from gary.audio import crop
 from gary.audio.clip import Clip
-from gary.audio.files import decode, encode_mp3, encode_wav
+from gary.audio.files import Format, decode, encode, encode_wav
+from gary.audio.limiter import limit
 from gary.audio.loudness import normalise
-from gary.audio.plan import Plan, Source, decode_source, make_plan, take_prompt
-from gary.audio.tempo import warm_up
+from gary.audio.pcm import Int16, Pcm, read_wav, to_int16
+from gary.audio.plan import (
+    TEMPO_WINDOW_S,
+    LengthWish,
+    MusicPlan,
+    Plan,
+    Side,
+    Source,
+    decode_side,
+    decode_source,
+    make_music_plan,
+    make_plan,
+    take_prompt,
+)
+from gary.audio.tempo import Tempo, estimate_tempo, warm_up
 from gary.config import Limits
 
 _log = logging.getLogger("ray.serve")
@@ -41,8 +56,33 @@ class Cropper:
         _log.info("planned, at a tempo of %s bpm", plan.tempo_bpm, extra={"length_s": plan.length_s})
         return plan
 
-    async def take_prompt(self, source: Parcel[Source], plan: Plan) -> Clip:
+    async def take_prompt(self, source: Parcel[Source], plan: Plan | MusicPlan) -> Clip:
         return take_prompt(await source.open(), plan)
+
+    async def decode_side(self, data: Parcel[bytes] | bytes, side: Side, start_s: float, prompt_s: float) -> Source:
+        """The window of a prompt at any side of a file; errors as `gary.audio.plan.decode_side`."""
+        return await decode_side(await _opened(data), side, start_s, prompt_s, self._limits)
+
+    async def plan_music(self, source: Parcel[Source], prompt_s: float, wish: LengthWish) -> tuple[MusicPlan, str]:
+        """How long prompt and new music are to be, and the prompt's hash; errors as `make_music_plan`."""
+        opened, most_s = await source.open(), self._limits.new_music_max_s
+        plan = await asyncio.to_thread(make_music_plan, opened, prompt_s, wish, most_s)
+        _log.info("planned, at a tempo of %s bpm", plan.tempo_bpm, extra={"length_s": plan.prompt_s + plan.new_s})
+        return plan, await asyncio.to_thread(take_prompt(opened, plan).sha256)
+
+    async def hear(self, music: Pcm) -> Tempo | None:
+        """The tempo of a piece's end."""
+        return await asyncio.to_thread(lambda: estimate_tempo(crop.tail(music.clip(), TEMPO_WINDOW_S)))
+
+    async def hold(self, clip: Clip) -> Clip:
+        """The clip as it is: what a call has returned can be handed on as a parcel."""
+        return clip
+
+    async def fit(self, music: Pcm, rate_hz: int, channels: int) -> Int16:
+        """Samples [N, C] at another rate and channel count; what that lifts beyond full scale is limited."""
+        return await asyncio.to_thread(
+            lambda: to_int16(limit(crop.fit(music.clip(), rate_hz, channels).samples)),
+        )
 
     async def decode(self, data: bytes) -> Clip:
         """A whole upload; errors as `gary.audio.files.decode`."""
@@ -66,17 +106,29 @@ class Cropper:
         """Seconds of audio in `data`; MediaError where it is none."""
         return (await decode(data, self._limits)).duration_s
 
-    async def crop_to_mp3(self, data: bytes, start_s: float, end_s: float) -> bytes:
-        clip = crop.crop(await decode(data, self._limits), start_s, end_s)
-        return await encode_mp3(clip, self._limits)
-
-    async def join_to_mp3(self, clips: Sequence[bytes]) -> bytes:
-        decoded = [await decode(data, self._limits) for data in clips]
-        joined = await asyncio.to_thread(crop.join, decoded, self._limits.decoded_bytes)
-        return await encode_mp3(joined, self._limits)
+    async def convert(self, wav: bytes, form: Format) -> bytes:
+        """An answer of ours, a 16-bit WAV, in another format."""
+        music = await asyncio.to_thread(read_wav, wav)
+        return await encode(music.clip(), form, self._limits)
 
     async def to_mp3(self, data: bytes) -> bytes:
-        return await encode_mp3(await decode(data, self._limits), self._limits)
+        """Any audio as an MP3."""
+        return await encode(await decode(data, self._limits), "mp3", self._limits)
+
+    async def crop_to(self, data: bytes, start_s: float, end_s: float | None, form: Format) -> bytes:
+        """The stretch from `start_s` to `end_s`, or to the end; errors as `gary.audio.crop.crop`."""
+        clip = await decode(data, self._limits)
+        return await encode(crop.crop(clip, start_s, math.inf if end_s is None else end_s), form, self._limits)
+
+    async def join_to(self, clips: Sequence[bytes], form: Format) -> bytes:
+        """The clips one after the other; errors as `gary.audio.crop.join`."""
+        decoded = [await decode(data, self._limits) for data in clips]
+        joined = await asyncio.to_thread(crop.join, decoded, self._limits.decoded_bytes)
+        return await encode(joined, form, self._limits)
+
+
+async def _opened(data: Parcel[bytes] | bytes) -> bytes:
+    return data if isinstance(data, bytes) else await data.open()
 
 
 def _encoded(clip: Clip) -> tuple[bytes, float]:

@@ -25,6 +25,7 @@ from gary.api.app import create_api
 from gary.api.services import Health, Services
 from gary.config import AppArgs
 from gary.errors import GaryError
+from gary.tasks.music import Format
 from gary.tasks.store import TaskStore
 from gary.tasks.task import QueueState
 
@@ -157,13 +158,22 @@ class CropperDesk:
         return float(await result(self._cropper.probe.remote(data), "the cropper"))
 
     async def crop(self, data: bytes, start_s: float, end_s: float) -> bytes:
-        return bytes(await result(self._cropper.crop_to_mp3.remote(data, start_s, end_s), "the cropper"))
+        return await self.crop_to(data, start_s, end_s, "mp3")
 
     async def join(self, clips: Sequence[bytes]) -> bytes:
-        return bytes(await result(self._cropper.join_to_mp3.remote(clips), "the cropper"))
+        return await self.join_to(clips, "mp3")
 
     async def to_mp3(self, data: bytes) -> bytes:
         return bytes(await result(self._cropper.to_mp3.remote(data), "the cropper"))
+
+    async def convert(self, wav: bytes, form: Format) -> bytes:
+        return bytes(await result(self._cropper.convert.remote(wav, form), "the cropper"))
+
+    async def crop_to(self, data: bytes, start_s: float, end_s: float | None, form: Format) -> bytes:
+        return bytes(await result(self._cropper.crop_to.remote(data, start_s, end_s, form), "the cropper"))
+
+    async def join_to(self, clips: Sequence[bytes], form: Format) -> bytes:
+        return bytes(await result(self._cropper.join_to.remote(clips, form), "the cropper"))
 
 
 deployment: Deployment = serve.deployment(

@@ -1,4 +1,4 @@
-"""What one attempt at a task does: the chain of calls from a link or an upload to an encoded answer.
+"""What one attempt at a task does: for the old routes here, for music jobs in `deployments.music`.
 
 Source samples pass from deployment to deployment as parcels and not through here; only what MusicGen made, streamed
 as it comes, is gathered here. Given up at any point, it cancels every call that it has made: the download, ffmpeg and
@@ -10,12 +10,19 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
 
+from pydantic import JsonValue
+
+from deployments.clock import StageClock
 from deployments.handles import Calls, Handle, Parcel, parcel, result, stream
+from deployments.music import MadeMusic, MusicWork
+from deployments.opening import Opener
 from gary.audio.clip import Clip
 from gary.audio.plan import Plan
+from gary.config import Limits
 from gary.engine.request import AudioStretch, GenerationParams, GenerationRequest, Progress
 from gary.errors import DatabaseUnavailable
 from gary.links import Link
+from gary.tasks.music import MusicJob
 from gary.tasks.store import TaskStore
 from gary.tasks.task import Claim, ContinueJob, GenerateJob, Status
 
@@ -27,7 +34,11 @@ class Made:
     """What an attempt brought: the encoded answer and what is to be said about it."""
 
     wav: bytes
-    facts: dict[str, float | int | str | None]
+    facts: dict[str, JsonValue]
+
+    async def hand_in(self, store: TaskStore, claim: Claim) -> None:
+        """Errors as of `TaskStore.finish`."""
+        await store.finish(claim, self.wav, self.facts)
 
 
 @dataclass(frozen=True)
@@ -48,14 +59,16 @@ class Work:
     progress_s: least time between two writes of progress.
     """
 
-    def __init__(self, store: TaskStore, staff: Staff, progress_s: float) -> None:
+    def __init__(self, store: TaskStore, staff: Staff, limits: Limits, progress_s: float) -> None:
         self._store = store
         self._fetcher = staff.fetcher
         self._cropper = staff.cropper
         self._musicgen = staff.musicgen
         self._progress_s = progress_s
+        opener = Opener(store, staff.fetcher, staff.cropper, limits)
+        self._music = MusicWork(store, opener, staff.cropper, staff.musicgen, progress_s)
 
-    async def make(self, claim: Claim) -> Made:
+    async def make(self, claim: Claim) -> Made | MadeMusic:
         """Does a task's job.
 
         Raises:
@@ -67,9 +80,11 @@ class Work:
                     return await self._generate(claim, job, calls)
                 case ContinueJob() as job:
                     return await self._continue(claim, job, calls)
+                case MusicJob() as job:
+                    return await self._music.make(claim, job, calls)
 
     async def _generate(self, claim: Claim, job: GenerateJob, calls: Calls) -> Made:
-        clock = _StageClock()
+        clock = StageClock()
         fetching = calls.made(self._fetcher.fetch.remote(Link(site=job.site, url=job.link), job.start_s))
         data = await parcel(fetching, "the fetcher")
         decoding = calls.made(self._cropper.decode_source.remote(data, job.start_s, job.prompt_s))
@@ -85,7 +100,7 @@ class Work:
         encoding = calls.made(self._cropper.encode_generated.remote(stretches))
         wav, duration_s = await result(encoding, "the cropper")
         clock.end("encoding_s")
-        facts = {
+        facts: dict[str, JsonValue] = {
             "tempo_bpm": plan.tempo_bpm,
             "tempo_confidence": plan.tempo_confidence,
             "bars": plan.bars,
@@ -94,7 +109,7 @@ class Work:
         return Made(wav, {**facts, "duration_s": duration_s, "seed": job.seed, **clock.stages_s})
 
     async def _continue(self, claim: Claim, job: ContinueJob, calls: Calls) -> Made:
-        clock = _StageClock()
+        clock = StageClock()
         upload = await self._store.read_upload(claim.task)
         decoding = calls.made(self._cropper.decode.remote(upload))
         original = await parcel(decoding, "the cropper")
@@ -141,16 +156,3 @@ class Work:
             await self._store.set_progress(claim, fraction)
         except DatabaseUnavailable as error:
             _log.warning("task %s: progress not written: %s", claim.task.id, error)
-
-
-class _StageClock:
-    """Seconds of each stage, from one `end` to the next."""
-
-    def __init__(self) -> None:
-        self.stages_s: dict[str, float] = {}
-        self._since_s = monotonic()
-
-    def end(self, stage: str) -> None:
-        now_s = monotonic()
-        self.stages_s[stage] = round(now_s - self._since_s, 3)
-        self._since_s = now_s

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -18,54 +19,21 @@ from ray import serve
 
 from deployments import conductor, cropper, fetcher, musicgen
 from deployments.handles import Handle
-from gary import errors
 from gary.audio.clip import Clip
 from gary.audio.files import encode_wav
 from gary.config import AppArgs, DatabaseConfig, EngineConfig, ModelSpec, SourcesConfig, TasksConfig
-from gary.engine.request import AudioStretch, GenerationEvent, GenerationRequest, Progress
+from gary.tasks.music import Length, MusicJob, MusicSource
 from gary.tasks.store import TaskStore
 from gary.tasks.task import ContinueJob, GenerateJob, Status, Task
+from tests.deployments.playing import PlayingEngine
 from tests.media import MediaServer
 from tests.running import replica_pids
 
 APP_NAME = "stage"
 MODEL = ModelSpec(name="playing", checkpoint="playing", size="tiny")
+OTHER_MODEL = ModelSpec(name="other", checkpoint="other", size="tiny")  # of another codec
 TASKS = TasksConfig(lease_s=60, sweep_s=3600, watch_s=0.2, backoff_s=0.2, progress_s=0.1)
 _SECOND = Clip(np.full((1, 32_000), 0.25, np.float32), 32_000)
-
-
-class PlayingEngine:
-    """Does what the request's description says.
-
-    A path: goes on for ever, and leaves a file there when it is told to stop. An error's name: raises it. Nothing:
-    gives a second of audio.
-    """
-
-    sample_rate_hz = _SECOND.rate_hz
-    channels = _SECOND.channels
-
-    async def generate(self, request: GenerationRequest, prompt: Clip | None) -> AsyncGenerator[GenerationEvent, None]:
-        words = request.description
-        if words is None:
-            yield AudioStretch(0, _SECOND)
-        elif not words.startswith("/"):
-            raise getattr(errors, words)("the engine was told to")
-        else:
-            try:
-                while True:
-                    yield Progress(1, 2)
-                    await asyncio.sleep(0.01)
-            finally:
-                Path(words).touch()  # noqa: ASYNC240  nothing may be awaited when it is closed
-
-    def abort(self, request_id: str) -> bool:
-        return False
-
-    def check_health(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -81,6 +49,22 @@ class Stage:
     async def continue_(self, description: str | None = None) -> str:
         """A task that needs no download."""
         return await new_continuation(self.store, description)
+
+    async def music(self, source: MusicSource, upload: bytes | None = None, **asked: Any) -> str:
+        """A music job: three seconds after a prompt of two, unless something else is asked."""
+        job: dict[str, Any] = {
+            "model": MODEL.name,
+            "prompt_s": 2,
+            "side": "tail",
+            "length": Length(seconds=3),
+            "seed": 7,
+        }
+        return await self.store.create(MusicJob(source=source, **(job | asked)), upload=upload)
+
+    async def done(self, task_id: str) -> Task:
+        """The task after one attempt at it."""
+        await self.conductor.run.remote(task_id)
+        return await self.store.get(task_id)
 
     async def reached(self, task_id: str, *statuses: Status) -> Task:
         """The task once it has one of `statuses`."""
@@ -131,8 +115,11 @@ async def staged(
     """Deploys it on the Ray that runs."""
     assert database.uri is not None
     sources = SourcesConfig(allow_direct_urls=(media.host, "127.0.0.1:1"))
-    args = AppArgs(models=(MODEL,), default_model=MODEL.name, sources=sources, database=database, tasks=tasks)
-    playing = musicgen.deployment.bind((MODEL,), EngineConfig(), start=lambda checkpoint, config: PlayingEngine())
+    models = (MODEL, OTHER_MODEL)
+    args = AppArgs(models=models, default_model=MODEL.name, sources=sources, database=database, tasks=tasks)
+    playing = musicgen.deployment.bind(
+        models, EngineConfig(), start=lambda checkpoint, config: PlayingEngine(checkpoint)
+    )
     fetching, cropping = fetcher.deployment.bind(args.limits, sources), cropper.deployment.bind(args.limits)
     conducting = conductor.deployment.bind(args, database.uri, fetching, cropping, {MODEL.size: playing}, None)
     handle = await asyncio.to_thread(serve.run, conducting, name=app_name, route_prefix=None)

@@ -13,7 +13,7 @@ from deployments import musicgen
 from deployments.handles import Handle, stream
 from gary.audio.clip import Clip
 from gary.config import EngineConfig, ModelSpec
-from gary.engine.request import GenerationEvent, GenerationRequest, Progress
+from gary.engine.request import CodePrompt, GenerationEvent, GenerationRequest, ModelCard, Progress
 
 
 class EndlessEngine:
@@ -21,8 +21,11 @@ class EndlessEngine:
 
     sample_rate_hz = 32_000
     channels = 1
+    card = ModelCard("", "", "", "fp32", "cpu", sample_rate_hz=32_000, channels=1, frame_samples=640)
 
-    async def generate(self, request: GenerationRequest, prompt: Clip | None) -> AsyncGenerator[GenerationEvent, None]:
+    async def generate(
+        self, request: GenerationRequest, prompt: Clip | CodePrompt | None
+    ) -> AsyncGenerator[GenerationEvent, None]:
         assert request.description is not None
         frames = 0
         try:

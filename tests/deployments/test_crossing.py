@@ -13,7 +13,7 @@ from deployments.handles import Handle, parcel, stream
 from gary.audio.clip import Clip
 from gary.audio.files import encode_wav
 from gary.config import EngineConfig, Limits, ModelSpec
-from gary.engine.request import AudioStretch, GenerationEvent, GenerationRequest
+from gary.engine.request import AudioStretch, CodePrompt, GenerationEvent, GenerationRequest, ModelCard
 from tests.running import Running, replica_pids
 
 
@@ -22,9 +22,12 @@ class LookingEngine:
 
     sample_rate_hz = 32_000
     channels = 1
+    card = ModelCard("", "", "", "fp32", "cpu", sample_rate_hz=32_000, channels=1, frame_samples=640)
 
-    async def generate(self, request: GenerationRequest, prompt: Clip | None) -> AsyncGenerator[GenerationEvent, None]:
-        assert prompt is not None
+    async def generate(
+        self, request: GenerationRequest, prompt: Clip | CodePrompt | None
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        assert isinstance(prompt, Clip)
         base: object = prompt.samples
         while isinstance(base, np.ndarray):
             base = base.base
