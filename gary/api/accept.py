@@ -1,4 +1,4 @@
-"""From a body to a task: what the two POSTs that make work check, and the job that they make of it.
+"""From a body to a task: what the old routes' POSTs that make work check, and the job that they make of it.
 
 Everything is checked before a task is written; what came before under the same Idempotency-Key is answered, not done.
 """
@@ -9,14 +9,17 @@ import asyncio
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from gary.api.access import Caller
-from gary.api.schemas import Body, ContinueBody, GenerateBody, decode_base64
+from gary.api.schemas import ContinueBody, GenerateBody, decode_base64
 from gary.api.services import Services
 from gary.errors import InvalidInput
 from gary.links import parse_link
 from gary.logs import note_task
-from gary.tasks.task import ContinueJob, GenerateJob, Idempotency, Sampling
+from gary.tasks.music import Sampling
+from gary.tasks.task import AnyJob, ContinueJob, GenerateJob, Idempotency
 
 GENERATE_SAMPLING = Sampling(top_k=150, cfg_coef=5.0)
 CONTINUE_SAMPLING = Sampling(top_k=250, cfg_coef=3.0)
@@ -45,11 +48,11 @@ async def accept_generate(services: Services, body: GenerateBody, caller: Caller
         seed=services.new_seed(),
         sampling=GENERATE_SAMPLING,
     )
-    idempotency = _idempotency(caller, key, "/generate", body)
-    if known := await _answered_before(services, idempotency):
+    idempotency = idempotency_of(caller, key, "/generate", body.model_dump())
+    if known := await answered_before(services, idempotency):
         return known
     task_id = await services.store.create(job, idempotency)
-    _begin(services, task_id, job, caller)
+    begin(services, task_id, job, caller)
     return task_id
 
 
@@ -61,8 +64,9 @@ async def accept_continue(services: Services, body: ContinueBody, caller: Caller
         raise InvalidInput(f"prompt_duration is {body.prompt_s:g} s; it must be less than {length_s:g} s")
     before = await services.store.get(body.task_id)
     data = await decoded(body.audio, "audio")
-    idempotency = await asyncio.to_thread(_idempotency, caller, key, "/continue", body, data)
-    if known := await _answered_before(services, idempotency):
+    asked = body.model_dump(exclude={"audio"})
+    idempotency = await asyncio.to_thread(idempotency_of, caller, key, "/continue", asked, data)
+    if known := await answered_before(services, idempotency):
         return known
     await services.audio.probe(data)
     job = ContinueJob(
@@ -76,27 +80,34 @@ async def accept_continue(services: Services, body: ContinueBody, caller: Caller
         sampling=CONTINUE_SAMPLING,
     )
     await services.store.restart(before.id, job, data, idempotency)
-    _begin(services, before.id, job, caller)
+    begin(services, before.id, job, caller)
     return before.id
 
 
-def _idempotency(
-    caller: Caller, key: str | None, route: str, body: Body, audio: bytes | None = None
+def idempotency_of(
+    caller: Caller, key: str | None, route: str, asked: Mapping[str, Any], audio: bytes | None = None
 ) -> Idempotency | None:
-    """What makes two requests the same: their fields as they were understood, and the bytes of their audio."""
+    """What makes two requests the same: their fields as they were understood, and the bytes of their audio.
+
+    Args:
+        key: of the request; None where it brought none.
+        asked: values of JSON.
+    """
     if key is None:
         return None
-    asked = {"route": route, **body.model_dump(exclude={"audio"})}
+    whole = {"route": route, **asked}
     if audio is not None:
-        asked["audio_sha256"] = hashlib.sha256(audio).hexdigest()
-    return Idempotency.of(caller.holder or "", key, json.dumps(asked, sort_keys=True))
+        whole["audio_sha256"] = hashlib.sha256(audio).hexdigest()
+    return Idempotency.of(caller.holder or "", key, json.dumps(whole, sort_keys=True))
 
 
-async def _answered_before(services: Services, idempotency: Idempotency | None) -> str | None:
+async def answered_before(services: Services, idempotency: Idempotency | None) -> str | None:
+    """The id of the task that the same request was answered with; None where it is new."""
     return await services.store.replayed(idempotency) if idempotency is not None else None
 
 
-def _begin(services: Services, task_id: str, job: GenerateJob | ContinueJob, caller: Caller) -> None:
+def begin(services: Services, task_id: str, job: AnyJob, caller: Caller) -> None:
+    """Has a task that was just written worked on, and says so in the log."""
     note_task(task_id)
     _log.info("task %s accepted: %s for %s", task_id, job.kind, caller)
     services.begin(task_id)

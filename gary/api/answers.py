@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -101,11 +102,15 @@ _HEADERS = {
 Responses = dict[int | str, dict[str, Any]]
 
 
-def error_responses() -> Responses:
-    """All errors that a route may answer, each with one schema."""
+def error_responses(model: type[BaseModel] = Error, more: Mapping[int, str] | None = None) -> Responses:
+    """All errors that a route may answer, each with one schema.
+
+    Args:
+        more: statuses beside the usual ones, and when they are answered.
+    """
     return {
-        status: {"model": Error, "description": reason, "headers": _HEADERS.get(status, {})}
-        for status, reason in _REASONS.items()
+        status: {"model": model, "description": reason, "headers": _HEADERS.get(status, {})}
+        for status, reason in {**_REASONS, **(more or {})}.items()
     }
 
 

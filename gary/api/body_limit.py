@@ -22,7 +22,7 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdecimal() and int(declared[:20]) > self._limit_bytes:
-            await error_answer(self._error())(scope, receive, send)
+            await error_answer(scope, self._error())(scope, receive, send)
             return
         received_bytes = 0
 

@@ -12,13 +12,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gary.api.access import Caller, KeyRing, ProxyChain, RateLimits
 from gary.api.errors import error_answer
+from gary.api.paths import is_open, is_v1
 from gary.config import AccessConfig
 from gary.errors import ClientError, InvalidInput
 
-OPEN_PATHS = frozenset({"/health", "/docs", "/openapi.json"})
-
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _URL_PARTS_MAX = 64
+_V1_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # of whoever opens an answer as a page
+    "Referrer-Policy": "no-referrer",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +53,7 @@ class Doors:
             state["caller"] = await self._admitted(scope, headers, address)
         except ClientError as error:
             _log.info("%s of %s refused: %s", scope["method"], address, error.code)
-            await error_answer(error)(scope, receive, send)
+            await error_answer(scope, error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -61,7 +65,7 @@ class Doors:
         if not self._keys:
             return Caller(address)
         self._check_url(scope)
-        if scope["path"].removeprefix(scope.get("root_path", "")) in OPEN_PATHS:
+        if is_open(scope):
             return Caller(address)
         holder = self._keys.holder(headers.get("authorization"), headers.get("x-api-key"))
         if is_post:
@@ -97,12 +101,16 @@ class Envelope:
         is_head = scope["method"] == "HEAD"
         if is_head:
             scope["method"] = "GET"
+            scope.setdefault("state", {})["is_head"] = True  # for those whose answer has no end
+        defaults = _V1_HEADERS if is_v1(scope) else {}
         request_id = _request_id(scope)
 
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["X-Content-Type-Options"] = "nosniff"
+                for name, value in defaults.items():
+                    headers.setdefault(name, value)
                 if self._adds_request_id:
                     headers["X-Request-Id"] = request_id
             elif is_head and message["type"] == "http.response.body":

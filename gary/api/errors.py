@@ -1,5 +1,6 @@
-"""Every failure as `{"error": sentence, "code": word}`: our own tree, FastAPI's validation, unknown routes, bugs.
+"""Every failure in the form that its route promises: our own tree, FastAPI's validation, unknown routes, bugs.
 
+Below /v1 that is problem details, elsewhere the old clients' `{"error": sentence, "code": word}`.
 What is logged of a request is its method and its route's pattern, never its URL.
 """
 
@@ -12,15 +13,19 @@ import reprlib
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gary.api.paths import is_v1
+from gary.api.v1.problems import Finding, problem_answer
 from gary.errors import ClientError, GaryError, RecoverableError, TooManyRequests, Unauthorized
 
 _log = logging.getLogger(__name__)
 _CODES = {404: "unknown_route", 405: "method_not_allowed", 413: "body_too_large"}
 _RETRY_UNAVAILABLE_S = 5
 _SHOWN_CHARACTERS = 80
+_SENTENCES_MAX = 5
+_FINDINGS_MAX = 20
 
 
 class Refused(HTTPException):
@@ -32,13 +37,13 @@ class Refused(HTTPException):
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Makes `app` answer every error in the old clients' form."""
+    """Makes `app` answer every error in the form of the route that it came from."""
     app.add_exception_handler(GaryError, _ours)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _http)
 
 
-def error_answer(error: GaryError) -> JSONResponse:
+def error_answer(scope: Scope, error: GaryError) -> Response:
     """The answer that an error of ours is, with the headers that its status asks for."""
     headers = {}
     match error:
@@ -48,7 +53,7 @@ def error_answer(error: GaryError) -> JSONResponse:
             headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
         case RecoverableError():
             headers["Retry-After"] = str(_RETRY_UNAVAILABLE_S)
-    return _answer(error.http_status, error.message, error.code, headers)
+    return _answer(scope, error.http_status, error.message, error.code, headers)
 
 
 class LastResort:
@@ -71,34 +76,53 @@ class LastResort:
             if started or scope["type"] != "http":
                 raise  # half an answer is out; the server breaks the connection, so that nobody takes it for whole
             _log.error("%s %s failed", scope["method"], route_pattern(scope), exc_info=error)
-            answer = _answer(500, "the service failed; the fault is ours and has been logged", "internal")
+            answer = _answer(scope, 500, "the service failed; the fault is ours and has been logged", "internal")
             await answer(scope, receive, send)
 
 
-def _answer(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def _answer(
+    scope: Scope,
+    status: int,
+    message: str,
+    code: str,
+    headers: dict[str, str] | None = None,
+    findings: tuple[Finding, ...] = (),
+) -> Response:
+    if is_v1(scope):
+        return problem_answer(status, message, code, headers, findings)
     return JSONResponse({"error": message, "code": code}, status, headers)
 
 
-async def _ours(request: Request, error: Exception) -> JSONResponse:
+async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, GaryError)
     if error.http_status >= 500:
         _log.error("%s %s: %s", request.method, route_pattern(request.scope), error, exc_info=error)
-    return error_answer(error)
+    return error_answer(request.scope, error)
 
 
-async def _malformed(request: Request, error: Exception) -> JSONResponse:
+async def _malformed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _answer(400, "; ".join(_sentence(item) for item in error.errors()[:5]), "invalid_input")
+    found = error.errors()
+    sentence = "; ".join(_sentence(item) for item in found[:_SENTENCES_MAX])
+    findings = tuple(Finding(field=_place(item), message=_complaint(item)) for item in found[:_FINDINGS_MAX])
+    return _answer(request.scope, 400, sentence, "invalid_input", None, findings)
+
+
+def _place(item: dict[str, object]) -> str:
+    location = item["loc"]
+    assert isinstance(location, tuple)
+    return ".".join(str(part)[:_SHOWN_CHARACTERS] for part in location[1:])
+
+
+def _complaint(item: dict[str, object]) -> str:
+    """What, and the value as far as it is short."""
+    return "is missing" if item["type"] == "missing" else f"{item['msg']} (given: {_shown(item.get('input'))})"
 
 
 def _sentence(item: dict[str, object]) -> str:
-    """One of pydantic's findings: where, what, and the value as far as it is short."""
-    location = item["loc"]
-    assert isinstance(location, tuple)
-    where = ".".join(str(part) for part in location[1:]) or "the body"
-    if item["type"] == "missing":
-        return f"{where} is missing"
-    return f"{where}: {item['msg']} (given: {_shown(item.get('input'))})"
+    """One of pydantic's findings: where, and what."""
+    where = _place(item) or "the body"
+    return f"{where} is missing" if item["type"] == "missing" else f"{where}: {_complaint(item)}"
 
 
 def _shown(value: object) -> str:
@@ -108,15 +132,23 @@ def _shown(value: object) -> str:
     return reprlib.repr(value)
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error, Refused):
-        return error_answer(error.error)
-    answer = _answer(error.status_code, str(error.detail), _CODES.get(error.status_code, "bad_request"))
+        return error_answer(request.scope, error.error)
+    answer = _answer(request.scope, error.status_code, str(error.detail), _CODES.get(error.status_code, "bad_request"))
     answer.headers.update(error.headers or {})
-    if "GET" in answer.headers.get("allow", ""):
-        answer.headers["allow"] += ", HEAD"
+    if "allow" in answer.headers:
+        answer.headers["allow"] = _allowed(request, answer.headers["allow"])
     return answer
+
+
+def _allowed(request: Request, methods: str) -> str:
+    """What may be asked of this address. The framework names the methods of the first route that has its pattern."""
+    assert isinstance(request.app, FastAPI)
+    described = request.app.openapi()["paths"].get(route_pattern(request.scope), {})
+    known = {verb.upper() for verb in described} or set(methods.split(", "))
+    return ", ".join(sorted(known | {"HEAD"} if "GET" in known else known))
 
 
 def route_pattern(scope: Scope) -> str:

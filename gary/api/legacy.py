@@ -9,15 +9,14 @@ import asyncio
 import base64
 import math
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from bson import ObjectId, json_util
-from fastapi import APIRouter, Depends, Header, Path, Request
+from fastapi import APIRouter
 from fastapi.params import Depends as DependsParam
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from gary.api.accept import accept_continue, accept_generate, decoded
-from gary.api.access import Caller
 from gary.api.answers import (
     Accepted,
     HealthAnswer,
@@ -28,8 +27,8 @@ from gary.api.answers import (
     mp3_response,
 )
 from gary.api.json_body import JsonRoute
+from gary.api.params import CallerParam, IdempotencyKey, TaskId
 from gary.api.schemas import (
-    TASK_ID,
     CombineBody,
     ContinueBody,
     CropBody,
@@ -39,24 +38,6 @@ from gary.api.schemas import (
 from gary.api.services import Health, Services
 from gary.errors import InvalidInput
 from gary.tasks.task import Status, Task
-
-
-def _caller(request: Request) -> Caller:
-    """Whom the doors let in."""
-    caller: Caller = request.state.caller
-    return caller
-
-
-TaskId = Annotated[str, Path(description="24 hexadecimal digits", json_schema_extra=dict(TASK_ID))]
-CallerParam = Annotated[Caller, Depends(_caller)]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        pattern=r"^[!-~]{1,255}$",
-        description="the same request under the same key is done once, and answered the same each time",
-    ),
-]
 
 
 def legacy_routes(services: Services, keys: Sequence[DependsParam] = ()) -> APIRouter:
@@ -72,7 +53,9 @@ def legacy_routes(services: Services, keys: Sequence[DependsParam] = ()) -> APIR
 
 
 def _task_routes(services: Services, keys: Sequence[DependsParam]) -> APIRouter:
-    routes = APIRouter(route_class=JsonRoute, dependencies=list(keys), responses=error_responses())
+    routes = APIRouter(
+        tags=["old clients"], route_class=JsonRoute, dependencies=list(keys), responses=error_responses()
+    )
 
     @routes.post("/generate")
     async def generate(body: GenerateBody, caller: CallerParam, key: IdempotencyKey = None) -> Accepted:
@@ -108,6 +91,7 @@ def _task_routes(services: Services, keys: Sequence[DependsParam]) -> APIRouter:
 def _audio_routes(services: Services, keys: Sequence[DependsParam]) -> APIRouter:
     # a response class without a media type, else the errors would be described as text too
     routes = APIRouter(
+        tags=["old clients"],
         route_class=JsonRoute,
         dependencies=list(keys),
         default_response_class=Response,
@@ -141,7 +125,7 @@ def _audio_routes(services: Services, keys: Sequence[DependsParam]) -> APIRouter
 
 
 def _health_route(services: Services) -> APIRouter:
-    routes = APIRouter()
+    routes = APIRouter(tags=["service"])
 
     @routes.get("/health", response_model=HealthAnswer, responses={503: {"model": HealthAnswer}})
     async def health() -> JSONResponse:

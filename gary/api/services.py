@@ -8,12 +8,13 @@ from typing import Protocol
 
 from gary.config import AccessConfig, Limits, ModelSpec, SourcesConfig
 from gary.errors import InvalidInput
+from gary.tasks.music import Format
 from gary.tasks.store import TaskStore
 from gary.tasks.task import QueueState
 
 
 class AudioDesk(Protocol):
-    """Audio work that is answered at once; encoded bytes in, MP3 bytes out.
+    """Audio work that is answered at once; encoded bytes in, encoded bytes out: MP3 where no format is named.
 
     Each raises MediaError for bytes that are no audio, TooLarge (code `too_long`) for a clip over `Limits.clip_max_s`
     or `Limits.decoded_bytes`, InvalidInput for a range that cannot be cut.
@@ -28,6 +29,18 @@ class AudioDesk(Protocol):
     async def join(self, clips: Sequence[bytes]) -> bytes: ...
 
     async def to_mp3(self, data: bytes) -> bytes: ...
+
+    async def convert(self, wav: bytes, form: Format) -> bytes:
+        """A WAV file of ours in that format; the same bytes each time."""
+        ...
+
+    async def crop_to(self, data: bytes, start_s: float, end_s: float | None, form: Format) -> bytes:
+        """The stretch, its ends rounded to whole samples; None is the end. No sample changes in a lossless format."""
+        ...
+
+    async def join_to(self, clips: Sequence[bytes], form: Format) -> bytes:
+        """Clips in order. Where rates and channels agree, no sample changes in a lossless format."""
+        ...
 
 
 @dataclass(frozen=True)

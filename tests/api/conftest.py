@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,9 +21,10 @@ from gary.api.app import create_api
 from gary.api.services import Health, Services
 from gary.audio import crop
 from gary.audio.clip import Clip
-from gary.audio.files import decode, encode_mp3, encode_wav
+from gary.audio.files import decode, encode, encode_mp3, encode_wav
 from gary.config import AccessConfig, ApiKey, AppArgs, DatabaseConfig, Limits, TasksConfig
 from gary.tasks.embedded import EmbeddedDatabase
+from gary.tasks.music import Format
 from gary.tasks.store import TaskStore
 from tests.running import ROOT
 
@@ -40,6 +42,7 @@ class LocalDesk:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self.conversions = 0
 
     async def probe(self, data: bytes) -> float:
         return (await decode(data, self._limits)).duration_s
@@ -53,12 +56,25 @@ class LocalDesk:
     async def to_mp3(self, data: bytes) -> bytes:
         return await encode_mp3(await decode(data, self._limits))
 
+    async def convert(self, wav: bytes, form: Format) -> bytes:
+        self.conversions += 1
+        return await encode(await decode(wav, self._limits), form, self._limits)
+
+    async def crop_to(self, data: bytes, start_s: float, end_s: float | None, form: Format) -> bytes:
+        clip = await decode(data, self._limits)
+        end_s = math.inf if end_s is None else end_s
+        return await encode(crop.crop(clip, start_s, end_s), form, self._limits)
+
+    async def join_to(self, clips: Sequence[bytes], form: Format) -> bytes:
+        return await encode(crop.join([await decode(data, self._limits) for data in clips]), form, self._limits)
+
 
 @dataclass
 class Api:
     """An API under test, and what was asked of the rest of the house."""
 
     store: TaskStore
+    desk: LocalDesk
     app: FastAPI = field(init=False)
     http: httpx.AsyncClient = field(init=False)
     begun: list[str] = field(default_factory=list)
@@ -101,10 +117,10 @@ async def opened_api(
     store = TaskStore(uri or database_uri, database, TasksConfig(), limits.unfinished_tasks)
     if uri is None:
         await store.open()
-    under_test = Api(store)
+    under_test = Api(store, LocalDesk(limits))
     services = Services(
         store=store,
-        audio=LocalDesk(limits),
+        audio=under_test.desk,
         begin=under_test.begun.append,
         health=under_test.health,
         new_seed=lambda: 7,

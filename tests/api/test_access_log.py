@@ -26,7 +26,9 @@ async def test_a_line_says_who_asked_what(open_api: OpenApi, caplog: pytest.LogC
         answer = await api.generate({**there, "X-API-Key": KEY})
         await api.generate(there)
         await api.http.head("/health", headers=there)
-    answered, refused, head = _logged(caplog)
+        await api.http.get("/v1/limits", headers={**there, "X-API-Key": KEY})
+    answered, refused, head, limits = _logged(caplog)
+    assert limits["path"] == "/v1/limits"
     assert (answered["method"], answered["path"], answered["status"]) == ("POST", "/generate", 200)
     assert (answered["holder"], answered["client"]) == ("alice", "192.0.2.7")
     assert answered["task_id"] == answer.json()["task_id"]

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from time import monotonic
 from typing import Any
 
@@ -24,12 +24,13 @@ from schemathesis.engine import events, from_schema
 from schemathesis.hooks import HookContext
 
 from gary.config import AccessConfig, Limits
+from gary.errors import UnknownTask
 from gary.tasks.embedded import EmbeddedDatabase
-from tests.api.conftest import KEY, api_key, opened_api, wav64
+from tests.api.conftest import KEY, Api, api_key, opened_api, wav64
 
 CASES_LEAST = 2000
 TONE = wav64(0.2, 8_000)
-EXAMPLES = 260  # of each route and phase
+EXAMPLES = 60  # of each route and phase
 TIME_MAX_S = 240.0
 
 # Left out of schemathesis's checks: positive_data_acceptance, for whether a link is served, text is audio and a task
@@ -71,8 +72,9 @@ class _Server:
 
     def stop(self) -> None:
         if self._uvicorn is not None:
-            self._uvicorn.should_exit = True
-        self._listener.close()
+            self._uvicorn.should_exit = True  # it closes the listener, and fails where somebody else has
+        else:
+            self._listener.close()
 
 
 def _serving(database_uri: str, access: AccessConfig) -> AbstractContextManager[str]:
@@ -81,9 +83,22 @@ def _serving(database_uri: str, access: AccessConfig) -> AbstractContextManager[
     async def serve(server: _Server) -> None:
         limits = Limits(body_bytes=2_000_000, clips=3, unfinished_tasks=100)
         async with opened_api(database_uri, limits, access) as api:
+            ending = asyncio.create_task(_end_tasks(api))
             await server.run(api.app)
+            ending.cancel()
 
     return _in_thread(serve)
+
+
+async def _end_tasks(api: Api) -> None:
+    """Nobody works on the tasks, and whoever listens to one would wait for ever: each is cancelled."""
+    ended: set[str] = set()
+    while True:
+        for task_id in set(api.begun) - ended:
+            with suppress(UnknownTask):
+                await api.store.cancel(task_id)
+            ended.add(task_id)
+        await asyncio.sleep(0.1)
 
 
 def _listening(app: FastAPI) -> AbstractContextManager[str]:
@@ -100,6 +115,10 @@ def database_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def _sometimes_real(context: HookContext, body: Any) -> Any:
     """Served links and real audio in place of some of the short random texts: chance finds neither."""
     if not isinstance(body, dict):
+        return body
+    if isinstance(body.get("source"), dict) and isinstance(body["source"].get("url"), str):
+        if 0 < len(body["source"]["url"]) < 64:
+            body = body | {"source": body["source"] | {"url": "https://youtu.be/dQw4w9WgXcQ"}}
         return body
     real = {"url": "https://youtu.be/dQw4w9WgXcQ", "audio": TONE, "audioData": TONE}
     shorts = {name for name, value in body.items() if isinstance(value, str) and len(value) % 8 < 6 and len(value) < 64}
