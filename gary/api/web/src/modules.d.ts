@@ -1,0 +1,4 @@
+declare module "virtual:wavesurfer-style" {
+  const css: string;
+  export default css;
+}
