@@ -1,14 +1,14 @@
-"""The files that deploy the service. Serve accepts typos silently at most levels, so they are read strictly here."""
+"""Serve's config files. Serve accepts typos silently at most levels, so they are read strictly here."""
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
-from ray.autoscaler._private.util import prepare_config, validate_config
-from ray.serve import Application
+from ray.runtime_env import RuntimeEnv
+from ray.serve import Application, Deployment
+from ray.serve._private.deploy_utils import get_app_code_version
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
@@ -41,21 +41,58 @@ def unknown_keys(value: Any, schema: type[BaseModel], path: str = "") -> list[st
         below = AutoscalingConfig if name == "autoscaling_config" else _model_of(field.annotation)
         if below is not None and name in value:
             found += unknown_keys(value[name], below, f"{path}.{name}")
-    return found
+    environment = value.get("runtime_env", {})
+    return found + [f"{path}.runtime_env.{key}" for key in environment if key not in RuntimeEnv.known_fields]
 
 
-def deployment_names(app: Application) -> set[str]:
-    """The names of an application's deployments."""
-    names = set()
+def deployments_of(app: Application) -> dict[str, Deployment]:
+    """An application's deployments by name."""
+    found: dict[str, Deployment] = {}
     pending: list[Any] = [app]
     while pending:
         node = pending.pop()
         if isinstance(node, Application):
-            names.add(node._bound_deployment.name)
+            found[node._bound_deployment.name] = node._bound_deployment
             pending += node._bound_deployment.init_args
         elif isinstance(node, dict):
             pending += node.values()
-    return names
+    return found
+
+
+def scaling_faults(deployment: dict[str, Any], built: Deployment) -> list[str]:
+    """What Serve says of a deployment's autoscaling only once it deploys, or never.
+
+    Args:
+        built: what the file's values are laid over.
+
+    Raises:
+        ValidationError: a value that AutoscalingConfig refuses.
+    """
+    if "autoscaling_config" not in deployment:
+        return []
+    scaling = AutoscalingConfig(**deployment["autoscaling_config"])
+    most_ongoing = deployment.get("max_ongoing_requests", built.max_ongoing_requests)
+    faults = []
+    if "num_replicas" in deployment:
+        faults.append("num_replicas beside autoscaling_config")
+    if scaling.max_replicas < scaling.min_replicas:
+        faults.append("min_replicas > max_replicas")
+    initial = scaling.min_replicas if scaling.initial_replicas is None else scaling.initial_replicas
+    if not scaling.min_replicas <= initial <= scaling.max_replicas:
+        faults.append("initial_replicas out of bounds")
+    if scaling.get_target_ongoing_requests() >= most_ongoing:  # else the queue, not the target, is what holds it back
+        faults.append("target_ongoing_requests >= max_ongoing_requests")
+    if scaling.downscale_delay_s <= scaling.upscale_delay_s:
+        faults.append("it goes as fast as it comes")
+    return faults
+
+
+def _application(name: str) -> tuple[dict[str, Any], dict[str, Deployment]]:
+    """The one application of a file, as it is written, and what `build` makes of its arguments."""
+    raw = _load(name)
+    (application,) = ServeDeploySchema.model_validate(raw).applications
+    assert application.import_path == "deployments.app:build"
+    return raw["applications"][0], deployments_of(build(AppArgs.model_validate(application.args)))
 
 
 @pytest.mark.parametrize("name", SERVE_CONFIGS)
@@ -71,40 +108,80 @@ def test_the_check_finds_typos() -> None:
     config["applications"][0]["deployments"][0]["num_replica"] = 2
     config["applications"][0]["deployments"][2]["autoscaling_config"]["min_replica"] = 1
     config["applications"][0]["deployments"][4]["ray_actor_options"]["num_gpu"] = 1
-    assert len(unknown_keys(config, ServeDeploySchema)) == 4
+    config["applications"][0]["runtime_env"]["env_var"] = {}
+    assert len(unknown_keys(config, ServeDeploySchema)) == 5
 
 
 @pytest.mark.parametrize("name", SERVE_CONFIGS)
 def test_serve_config_fits_the_application(name: str) -> None:
     """Arguments are valid, the deployments named are exactly those that `build` makes but the embedded database."""
-    config = ServeDeploySchema.model_validate(_load(name))
-    (application,) = config.applications
-    assert application.import_path == "deployments.app:build"
-    args = AppArgs.model_validate(application.args)
-    built = deployment_names(build(args))
-    assert {deployment.name for deployment in application.deployments} == built - {"Database"}
+    application, built = _application(name)
+    assert {deployment["name"] for deployment in application["deployments"]} == built.keys() - {"Database"}
 
 
 @pytest.mark.parametrize("name", SERVE_CONFIGS)
 def test_autoscaling_is_consistent(name: str) -> None:
-    """What Serve checks only when it deploys: min <= max, and the queue of a replica admits what is aimed at."""
-    for deployment in _load(name)["applications"][0]["deployments"]:
-        if "autoscaling_config" in deployment:
-            scaling = AutoscalingConfig(**deployment["autoscaling_config"])
-            assert scaling.get_target_ongoing_requests() <= deployment.get("max_ongoing_requests", 8), deployment[
-                "name"
-            ]
+    """min <= initial <= max, a replica takes more than is aimed at, and goes slower than it comes."""
+    application, built = _application(name)
+    for deployment in application["deployments"]:
+        assert scaling_faults(deployment, built[deployment["name"]]) == [], deployment["name"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"min_replicas": 5},
+        {"initial_replicas": 9},
+        {"target_ongoing_requests": 16},
+        {"downscale_delay_s": 1},
+        {"upscale_delay_s": -1},
+        {"max_replicas": "many"},
+    ],
+    ids=str,
+)
+def test_the_check_of_autoscaling_can_fail(change: dict[str, Any]) -> None:
+    application, built = _application("serve_config.yaml")
+    small = next(d for d in application["deployments"] if d["name"] == "MusicGen-small")
+    small["autoscaling_config"] |= change
+    try:
+        faults = scaling_faults(small, built["MusicGen-small"])
+    except ValidationError as error:
+        faults = [str(error)]
+    assert faults
 
 
 def test_production_gives_each_size_gpus() -> None:
     """Each size holds one GPU a replica and scales by itself; the licence of each model is stated."""
-    application = _load("serve_config.yaml")["applications"][0]
+    application, _ = _application("serve_config.yaml")
     sizes = {d["name"]: d for d in application["deployments"] if d["name"].startswith("MusicGen-")}
     assert set(sizes) == {"MusicGen-small", "MusicGen-medium", "MusicGen-large"}
     for deployment in sizes.values():
         assert deployment["ray_actor_options"]["num_gpus"] == 1
         assert deployment["autoscaling_config"]["max_replicas"] > 1
     assert all(model.licence for model in AppArgs.model_validate(application["args"]).models)
+
+
+def test_a_release_can_be_rolled_out() -> None:
+    """Serve replaces replicas where its hash of the config changes: a change of code alone shows in GARY_RELEASE."""
+    config = _load("serve_config.yaml")
+    before = get_app_code_version(ServeDeploySchema.model_validate(config).applications[0])
+    assert get_app_code_version(ServeDeploySchema.model_validate(config).applications[0]) == before
+    config["applications"][0]["runtime_env"]["env_vars"]["GARY_RELEASE"] += "+1"
+    assert get_app_code_version(ServeDeploySchema.model_validate(config).applications[0]) != before
+
+
+def test_the_default_model_never_scales_to_zero_and_rare_ones_do() -> None:
+    """Nobody who names no model waits for a machine; a GPU is not kept for a size that nobody uses."""
+    application, _ = _application("serve_config.yaml")
+    args = AppArgs.model_validate(application["args"])
+    (default,) = (model.size for model in args.models if model.name == args.default_model)
+    least = {
+        deployment["name"].removeprefix("MusicGen-"): deployment["autoscaling_config"]["min_replicas"]
+        for deployment in application["deployments"]
+        if deployment["name"].startswith("MusicGen-")
+    }
+    assert least.pop(default) > 0
+    assert set(least.values()) == {0}
 
 
 @pytest.mark.parametrize(
@@ -164,59 +241,3 @@ def test_models_listed_twice_are_refused() -> None:
     args["models"].append(args["models"][0])
     with pytest.raises(ValidationError, match="listed twice"):
         AppArgs.model_validate(args)
-
-
-def test_cluster_yaml_passes_rays_validator() -> None:
-    """Ray's own check of the cluster launcher's file, and the head keeps to CPUs while workers bring GPUs."""
-    config = prepare_config(_load("cluster.yaml"))
-    validate_config(config)
-    types = config["available_node_types"]
-    assert "GPU" not in types[config["head_node_type"]]["resources"]
-    assert any(node["resources"].get("GPU") for node in types.values())
-
-
-def test_cluster_yaml_schema_check_can_fail() -> None:
-    config = _load("cluster.yaml")
-    config["max_worker"] = 3
-    with pytest.raises(Exception, match="max_worker"):
-        validate_config(prepare_config(config))
-
-
-def _dockerfile() -> list[tuple[str, str]]:
-    """(instruction, rest) of each of the Dockerfile's instructions, continuation lines joined."""
-    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
-    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines if line and not line.startswith("#")]
-
-
-def test_dockerfile_as_far_as_it_can_be_read() -> None:
-    """A pinned slim base, not root from the installation on, the project's own scripts, a health check."""
-    steps = _dockerfile()
-    instructions = [name for name, _ in steps]
-    base = dict(steps)["FROM"]
-    assert "slim" in base
-    assert base.count(":") == 1
-    assert "latest" not in base
-    assert dict(steps)["USER"] not in ("root", "0")
-    assert instructions.index("USER") < max(i for i, name in enumerate(instructions) if name == "RUN")
-    assert ("RUN", "scripts/install") in steps
-    assert "/health" in dict(steps)["HEALTHCHECK"]
-    command = json.loads(dict(steps)["CMD"])
-    assert (ROOT / command[-1]).is_file()
-
-
-def test_dockerfile_copies_what_exists() -> None:
-    """Every source of a COPY is in the repository."""
-    for name, rest in _dockerfile():
-        if name == "COPY":
-            *sources, _ = [word for word in rest.split() if not word.startswith("--")]
-            assert all((ROOT / source).exists() for source in sources), sources
-
-
-def test_compose_gives_the_service_its_database() -> None:
-    """The service waits for a healthy MongoDB, is told its address, and has time to drain."""
-    services = _load("deploy/compose.yaml")["services"]
-    assert set(services["gary"]["depends_on"]) == {"mongodb"}
-    assert services["gary"]["depends_on"]["mongodb"]["condition"] == "service_healthy"
-    assert services["gary"]["environment"]["MONGODB_URI"].startswith("mongodb://mongodb:")
-    assert "healthcheck" in services["mongodb"]
-    assert int(services["gary"]["stop_grace_period"].rstrip("s")) > 180
