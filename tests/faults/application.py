@@ -22,7 +22,7 @@ from ray.serve import Application
 from deployments import app, conductor, cropper, database, fetcher, ingress, musicgen
 from gary.audio.clip import Clip
 from gary.config import AppArgs, EngineConfig, ModelSpec
-from gary.engine.request import Engine, GenerationEvent, GenerationRequest
+from gary.engine.request import CodePrompt, Engine, GenerationEvent, GenerationRequest, ModelCard
 from tests.faults.doors import Doors
 
 WIRE = "GARY_FAULTS_WIRE"  # the database's URI, as the conductors know it
@@ -98,10 +98,11 @@ class DooredMusicGen(musicgen.MusicGen):
 
 def _start(checkpoint: str, config: EngineConfig) -> Engine:
     """The product's engine, on a core that can run out of memory, behind a door."""
-    from gary.engine.batching import BatchingEngine, make_parts
+    from gary.engine.batching import BatchingEngine
     from gary.engine.checkpoint import load
     from gary.engine.device import pick_device
     from gary.engine.hub import use_hub
+    from gary.engine.parts import make_parts
 
     doors = Doors(Path(os.environ[DOORS]))
     use_hub(config.hub_cache_dir, config.hub_offline)
@@ -149,7 +150,13 @@ class _DooredEngine:
     def channels(self) -> int:
         return self._engine.channels
 
-    async def generate(self, request: GenerationRequest, prompt: Clip | None) -> AsyncGenerator[GenerationEvent, None]:
+    @property
+    def card(self) -> ModelCard:
+        return self._engine.card
+
+    async def generate(
+        self, request: GenerationRequest, prompt: Clip | CodePrompt | None
+    ) -> AsyncGenerator[GenerationEvent, None]:
         async with aclosing(self._engine.generate(request, prompt)) as events:
             async for event in events:
                 yield event

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gary.audio.files import find_ffmpeg
+from gary.audio.ffmpeg import find_ffmpeg
 from gary.config import MIB
 from tests.faults.houses import House, Landlord, Plan, song_wav
 from tests.faults.journey import Journey
