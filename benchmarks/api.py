@@ -9,8 +9,8 @@ the machine gives to both. One JSON line last.
     get_rps, get_p50_ms, get_p99_ms
                      GET of a completed task, by proxy and clients at once
     upload_30mb_s    POST of a 30 MB WAV, to its 202
-    overhead_share   of a task's wall time on the small shape (8 s of new music after an upload, from POST to the word of its
-                     end), all but the decode: the upload, the queue, the prompt, storing; an upload has no fetch
+    overhead_share   of a task's wall time on the small shape (8 s of new music after an upload, from POST to the word
+                     of its end), all but the decode: the upload, the queue, the prompt, storing; nothing is fetched
     decode_vs_alone  that decode, over the same request made by the engine in a process with nothing beside it
 """
 
