@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,6 +69,8 @@ def test_a_state_that_was_missed_is_told_as_it_was() -> None:
     finished = _task(Q, F, C).model_copy(update={"finished_at": NOW, "expires_at": NOW})
     missed = news(finished, Mark(1, 0))[0].task
     assert (missed.status, missed.finished_at, missed.expires_at, missed.takes) == (F, None, None, ())
+    encoding = news(_task(Q, F, G, E, C), Mark(3, 0))[0].task
+    assert (encoding.status, encoding.progress, encoding.frames_done) == (E, 1.0, 100)
 
 
 class Listening:
@@ -188,6 +190,16 @@ class Book:
         return {task_id: self.tasks[task_id] for task_id in ids if task_id in self.tasks}
 
 
+class Deaf(Book):
+    """The poll's cancellation never reaches whoever asks this store, as pymongo can swallow one."""
+
+    async def watched(self, ids: Sequence[str]) -> Mapping[str, Task]:
+        answer = await super().watched(ids)
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(5 if len(self.asked) == 1 else 0)
+        return answer
+
+
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110
@@ -215,6 +227,19 @@ async def test_one_look_for_all_listeners() -> None:
     assert not watch.is_polling
     rounds = len(book.asked)
     await asyncio.sleep(0.03)
+    assert len(book.asked) == rounds
+
+
+async def test_a_poll_ends_though_its_cancellation_is_swallowed() -> None:
+    """Nobody asks any more once the last listener has gone."""
+    book, task = Deaf(), _task(Q)
+    book.tasks[task.id] = task
+    watch = Watch(book, look_s=0.01)
+    async with watch.listening(task):
+        await _until(lambda: bool(book.asked))
+    await asyncio.sleep(0.05)  # what goes on then would ask now
+    rounds = len(book.asked)
+    await asyncio.sleep(0.1)
     assert len(book.asked) == rounds
 
 

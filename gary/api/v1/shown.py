@@ -98,7 +98,8 @@ def as_of(task: Task, step: Step) -> Task:
         return task
     gone = {"error": None, "takes": (), "result": None, "receipt": None, "finished_at": None, "expires_at": None}
     steps = tuple(earlier for earlier in task.steps if earlier.seq <= step.seq)
-    counts = {"progress": 0.0, "frames_done": 0, "eta_s": None}
+    all_made = step.status is Status.ENCODING
+    counts = {"progress": float(all_made), "frames_done": task.frames_total if all_made else 0, "eta_s": None}
     return task.model_copy(update={"status": step.status, "steps": steps, **gone, **counts})
 
 

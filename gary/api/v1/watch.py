@@ -111,7 +111,8 @@ class Watch:
     async def _poll(self) -> None:
         """Until it is cancelled. While the database does not answer, nobody hears anything; then it goes on."""
         answers = True
-        while True:
+        # Not only until then: before Python 3.12 a cancellation that meets pymongo's write can be swallowed.
+        while self._polling is asyncio.current_task():
             try:
                 await self._look()
                 answers = True
