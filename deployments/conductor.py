@@ -116,12 +116,15 @@ class Conductor:
         try:
             async with asyncio.TaskGroup() as group:
                 over = asyncio.Event()
-                with self._watched(claim) as lost:
-                    keeper = group.create_task(self._keep_lease(claim, lost, over))
-                    made = await self._work.make(claim)
-                # Watched no longer: a task that is finished in the next moment would look like one that was lost.
-                await self._finish(claim, made)
-                over.set()  # before Python 3.12 a cancellation that meets pymongo's write can be swallowed
+                try:
+                    with self._watched(claim) as lost:
+                        keeper = group.create_task(self._keep_lease(claim, lost, over))
+                        made = await self._work.make(claim)
+                    # Watched no longer: a task that is finished in the next moment would look like one that was lost.
+                    await self._finish(claim, made)
+                finally:
+                    # Said beside the cancellation: before Python 3.12 one that meets pymongo's write can be swallowed.
+                    over.set()
                 keeper.cancel()
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors

@@ -31,7 +31,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="as the config's http_options say")
     options = parser.parse_args()
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for stop in (signal.SIGTERM, signal.SIGINT):  # which is ignored where a script started us in the background
+        signal.signal(stop, _interrupt)
     try:
         with (
             console.status("starting Ray and the service, about 20 s …"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from tests.media import MediaServer, media_server
 
 # One hub home a process, settled before any test module imports a library that reads it.
 use_hub(Path(__file__).parents[1] / ".models", offline=True)
+
+# A run that a script started in the background ignores Ctrl-C, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from tests.running import Running
