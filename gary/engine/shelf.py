@@ -75,6 +75,11 @@ class EngineShelf:
         """The checkpoint used last, among those that are loaded; None for none."""
         return next((name for name, task in reversed(self._engines.items()) if task.done()), None)
 
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """Those that are loaded."""
+        return tuple(self._loaded())
+
     def check_health(self) -> None:
         """Raises DeviceError where an engine cannot serve any more."""
         for engine in self._loaded():
