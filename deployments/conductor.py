@@ -189,13 +189,21 @@ class Conductor:
                 lost.set()
 
     async def _sweep(self) -> None:
-        """Starts what waits or was left behind, and clears what is past its time."""
+        """Starts what waits or was left behind, clears what is past its time, and says how busy the house is."""
         while True:
             await asyncio.sleep(self._args.sweep_s)
             await self._unless_unavailable(self._sweep_once)
-            await self._unless_unavailable(self._look_at_queue)
 
     async def _sweep_once(self) -> None:
+        try:
+            await self._begin_claimable()
+            await self._store.collect_garbage()
+            self._witness.queue(await self._store.queue())
+        except DatabaseUnavailable:
+            self._witness.no_database()
+            raise
+
+    async def _begin_claimable(self) -> None:
         for task_id in await self._store.claimable(limit=256):
             if sent := self._sent.get(task_id):
                 if monotonic() - sent.since_s < self._args.lease_s:
@@ -203,15 +211,6 @@ class Conductor:
                 # Nobody has begun it: it waits at a replica that stands still, or behind many. Sent anew, to any.
                 sent.call.cancel()
             detach(self._begin(task_id))
-        await self._store.collect_garbage()
-
-    async def _look_at_queue(self) -> None:
-        """Says how busy the house is. Raises DatabaseUnavailable."""
-        try:
-            self._witness.queue(await self._store.queue())
-        except DatabaseUnavailable:
-            self._witness.no_database()
-            raise
 
     async def _unless_unavailable(self, look: Callable[[], Awaitable[None]]) -> None:
         """One round of a loop, which must outlive whatever the database answers."""
