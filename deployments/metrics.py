@@ -119,7 +119,6 @@ QUEUE_TASKS = _gauge(
 QUEUE_OLDEST_WAIT = _gauge(
     name="gary_queue_oldest_wait_seconds", description="since the longest waiting task came; 0 where none waits"
 )
-
 DATABASE_UP = _gauge(name="gary_database_up", description="1 where the conductor's latest look was answered, else 0")
 
 # From whoever wrote the change into the store: each change is told by one process.
