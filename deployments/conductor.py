@@ -21,7 +21,9 @@ from ray.serve import Deployment
 from deployments import logs
 from deployments.handles import Handle, detach, result
 from deployments.logs import on_task
+from deployments.metrics import Meter
 from deployments.music import MadeMusic
+from deployments.witness import TaskWitness
 from deployments.work import Made, Staff, Work
 from gary.config import AppArgs
 from gary.errors import Aborted, DatabaseUnavailable, GaryError, LeaseLost, RecoverableError, ServerError
@@ -64,7 +66,8 @@ class Conductor:
         if database is not None:
             await result(database.uri.remote(), "the database")
         self._args = args.tasks
-        self._store = TaskStore(uri, args.database, args.tasks, args.limits.unfinished_tasks)
+        self._witness = TaskWitness(Meter())
+        self._store = TaskStore(uri, args.database, args.tasks, args.limits.unfinished_tasks, self._witness)
         await self._store.open()
         staff = Staff(fetcher, cropper, {model.name: musicgen[model.size] for model in args.models})
         self._work = Work(self._store, staff, args.limits, args.tasks.progress_s)
@@ -189,12 +192,21 @@ class Conductor:
                 lost.set()
 
     async def _sweep(self) -> None:
-        """Starts what waits or was left behind, and clears what is past its time."""
+        """Starts what waits or was left behind, clears what is past its time, and says how busy the house is."""
         while True:
             await asyncio.sleep(self._args.sweep_s)
             await self._unless_unavailable(self._sweep_once)
 
     async def _sweep_once(self) -> None:
+        try:
+            await self._begin_claimable()
+            await self._store.collect_garbage()
+            self._witness.queue(await self._store.queue())
+        except DatabaseUnavailable:
+            self._witness.no_database()
+            raise
+
+    async def _begin_claimable(self) -> None:
         for task_id in await self._store.claimable(limit=256):
             if sent := self._sent.get(task_id):
                 if monotonic() - sent.since_s < self._args.lease_s:
@@ -202,7 +214,6 @@ class Conductor:
                 # Nobody has begun it: it waits at a replica that stands still, or behind many. Sent anew, to any.
                 sent.call.cancel()
             detach(self._begin(task_id))
-        await self._store.collect_garbage()
 
     async def _unless_unavailable(self, look: Callable[[], Awaitable[None]]) -> None:
         """One round of a loop, which must outlive whatever the database answers."""

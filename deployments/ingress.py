@@ -21,8 +21,11 @@ from ray.serve.schema import DeploymentStatusOverview, ServeStatus
 from deployments import logs
 from deployments.handles import Handle, detach, result
 from deployments.logs import on_task
+from deployments.metrics import AUDIO_SERVED, LISTENERS, Meter
+from deployments.witness import TaskWitness
 from gary.api.app import create_api
 from gary.api.services import Health, Services
+from gary.api.traffic import Traffic
 from gary.config import AppArgs
 from gary.errors import GaryError
 from gary.tasks.music import Format
@@ -45,7 +48,9 @@ class Ingress:
     def __init__(self, args: AppArgs, uri: str, conductor: Handle, cropper: Handle) -> None:
         logs.begin()
         self._args = args
-        self._store = TaskStore(uri, args.database, args.tasks, args.limits.unfinished_tasks)
+        self._meter, self._traffic = Meter(), Traffic()
+        witness = TaskWitness(self._meter)
+        self._store = TaskStore(uri, args.database, args.tasks, args.limits.unfinished_tasks, witness)
         self._conductor = conductor
         self._desk = CropperDesk(cropper)
         self._probe = HealthProbe(self._store, args.sizes)
@@ -62,8 +67,17 @@ class Ingress:
             limits=self._args.limits,
             access=self._args.access,
             sources=self._args.sources,
+            traffic=self._traffic,
         )
         return create_api(services, adds_request_id=False)  # Serve's proxy does, to every answer
+
+    def check_health(self) -> None:
+        """Serve asks every second: the time to say how much is listened to."""
+        traffic, meter = self._traffic, self._meter
+        meter.add_up_to(AUDIO_SERVED, traffic.file_bytes, traffic, kind="file")
+        meter.add_up_to(AUDIO_SERVED, traffic.live_bytes, traffic, kind="live")
+        meter.set(LISTENERS, traffic.live, kind="live")
+        meter.set(LISTENERS, traffic.events, kind="events")
 
     async def _begin(self, task_id: str) -> None:
         """Hands a task to a conductor; where none takes it now, the sweeper finds it in the store."""

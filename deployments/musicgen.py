@@ -13,7 +13,9 @@ from ray import serve
 from ray.serve import Deployment
 
 from deployments import logs
+from deployments.engine_meter import EngineMeter, RequestPace
 from deployments.handles import Parcel
+from deployments.metrics import Meter
 from gary.audio.clip import Clip
 from gary.config import EngineConfig, ModelSpec
 from gary.engine.probe import Probe
@@ -57,6 +59,8 @@ class MusicGen:
     ) -> None:
         logs.begin()
         self._leave = leave
+        self._meter = Meter()
+        self._engine_meter = EngineMeter(self._meter)
         self._checkpoints = {model.name: model.checkpoint for model in models}
         self._probe = Probe(config.probe_s, config.stall_s)
         self._shelf = EngineShelf(lambda checkpoint: start(checkpoint, config), config.resident_models)
@@ -73,13 +77,16 @@ class MusicGen:
             prompt: what is in a parcel arrives as read-only shared memory; codes are a few kB.
         """
         taken = await prompt.open() if isinstance(prompt, Parcel) else prompt
+        pace = RequestPace(self._meter)
         try:
             async with (
                 self._shelf.use(self._checkpoints[model]) as engine,
                 aclosing(self._probe.watch(engine.generate(request, taken))) as events,
             ):
                 async for event in events:
+                    pace.hear(event)
                     yield event
+            pace.done()
             _log.info("request %s is done", request.id, extra={"length_s": request.duration_s})
         except DeviceError as error:
             _log.error("this replica ends itself: %s", error)
@@ -88,6 +95,7 @@ class MusicGen:
 
     async def check_health(self) -> None:
         """Serve asks; an error has the replica replaced. Ready means a real pass lately, not a process that answers."""
+        self._engine_meter.tell(self._shelf.engines)
         self._shelf.check_health()
         if (checkpoint := self._shelf.last_used) is not None:
             async with self._shelf.use(checkpoint) as engine:

@@ -15,12 +15,19 @@ class MediaServer:
     def __init__(self, server: ThreadingHTTPServer) -> None:
         self.host = f"127.0.0.1:{server.server_address[1]}"
         self._files: dict[str, tuple[bytes, str]] = {}
+        self._refused: dict[str, int] = {}
         self._held: dict[str, threading.Event] = {}
         self._asked: dict[str, threading.Event] = {}
 
     def put(self, path: str, data: bytes, content_type: str = "audio/wav") -> str:
         """Serves `data` at `path`; returns its URL."""
+        self._refused.pop(path, None)
         self._files[path] = (data, content_type)
+        return f"http://{self.host}{path}"
+
+    def refuse(self, path: str, status: int) -> str:
+        """Answers requests for `path` with an error, until something is put there; returns its URL."""
+        self._refused[path] = status
         return f"http://{self.host}{path}"
 
     def hold(self, path: str) -> threading.Event:
@@ -38,6 +45,9 @@ class MediaServer:
         if path in self._held:
             self._asked[path].set()
             self._held[path].wait(120)
+        if path in self._refused:
+            handler.send_error(self._refused[path])
+            return
         if path not in self._files:
             handler.send_error(404)
             return

@@ -17,6 +17,7 @@ from gary.api.handbook import handbook_routes
 from gary.api.legacy import legacy_routes
 from gary.api.page import BUILT_PAGE, page_routes
 from gary.api.services import Services
+from gary.api.traffic import Count
 from gary.api.v1.describe import corrected
 from gary.api.v1.routes import v1_routes
 
@@ -57,6 +58,7 @@ def create_api(services: Services, adds_request_id: bool = True, page: Path = BU
     app.include_router(handbook_routes(app.openapi))
     app.include_router(page_routes(page))
     install_error_handlers(app)
+    app.add_middleware(Count, traffic=services.traffic)
     # the one added last is the outermost: refusals carry headers too, and a preflight needs no key
     app.add_middleware(BodyLimit, limit_bytes=services.limits.body_bytes)
     app.add_middleware(Doors, access=services.access)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from gary.api.traffic import Traffic
 from gary.config import AccessConfig, Limits, ModelSpec, SourcesConfig
 from gary.errors import InvalidInput
 from gary.tasks.music import Format
@@ -73,6 +74,7 @@ class Services:
         begin: has a task worked on; returns at once. A task begun twice is worked on once.
         health: answers in bounded time, whatever is down.
         new_seed: a seed for a request that brings none.
+        traffic: is kept by the API.
     """
 
     store: TaskStore
@@ -85,6 +87,7 @@ class Services:
     limits: Limits
     access: AccessConfig
     sources: SourcesConfig
+    traffic: Traffic = field(default_factory=Traffic)
 
     def model(self, name: str | None) -> ModelSpec:
         """The model of that name; None is the default.

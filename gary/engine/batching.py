@@ -16,6 +16,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +42,7 @@ from gary.engine.request import (
     Progress,
     TakeCodes,
 )
+from gary.engine.stats import EngineStats, Tally
 from gary.engine.ticket import Take, Ticket
 from gary.errors import Aborted, DeviceError, GaryError, InvalidInput, ServerError
 
@@ -59,6 +61,7 @@ class BatchingEngine:
         self._tickets: dict[str, Ticket] = {}
         self._by_key: dict[int, Take] = {}  # the decode thread's own
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._tally = Tally()
         self._fault: str | None = None
         self._closed = False
         self._codec_thread = ThreadPoolExecutor(1, "codec", initializer=torch.set_num_threads, initargs=(1,))
@@ -139,6 +142,19 @@ class BatchingEngine:
         """Raises DeviceError when the device has failed: it stays so for the engine's life."""
         if self._fault is not None:
             raise DeviceError(self._fault)
+
+    def stats(self) -> EngineStats:
+        """What it has done and how full it is; from any thread."""
+        tally = self._tally
+        return EngineStats(
+            steps_by_time=tuple(tally.steps_by_time),
+            step_s=tally.step_s,
+            slot_steps=tally.slot_steps,
+            frames=tally.frames,
+            frame_s=self.card.frame_samples / self.card.sample_rate_hz,
+            occupancy=self._parts.core.occupancy,
+            row_bytes=self._parts.decoder.row_bytes,
+        )
 
     def close(self) -> None:
         """Aborts all requests and ends both threads."""
@@ -263,6 +279,7 @@ class BatchingEngine:
             self._step()
 
     def _step(self) -> None:
+        began_s = perf_counter()
         try:
             with device_faults_translated():
                 made = self._parts.core.step()
@@ -271,6 +288,7 @@ class BatchingEngine:
         except Exception as error:  # noqa: BLE001  a bug of ours: nobody knows whose state is whole
             self._fail_all(DeviceError(f"a decode step failed: {error}"))
         else:
+            self._tally.stepped(perf_counter() - began_s, len(made))
             for each in made:
                 take = self._by_key[each.key]
                 if each.error is not None:
@@ -295,7 +313,9 @@ class BatchingEngine:
 
     def _pass_on(self, take: Take, drawn: Drawn) -> None:
         """Progress now and then, and frames to the codec thread about every second of music."""
-        take.made_frames = max(0, drawn.frames - take.ticket.prompt_frames)  # at first not even the prompt is whole
+        made_frames = max(0, drawn.frames - take.ticket.prompt_frames)  # at first not even the prompt is whole
+        self._tally.frames += made_frames - take.made_frames
+        take.made_frames = made_frames
         take.ticket.tell_progress()
         chunk_frames = _FIRST_AUDIO_S * self._parts.codec.frame_rate_hz
         if drawn.finished or drawn.frames - take.sent_frames >= chunk_frames:

@@ -16,6 +16,7 @@ from gary.engine.patterns import UNKNOWN, DelayPattern
 from gary.engine.request import GenerationParams
 from gary.engine.runner import Runner, SlotState
 from gary.engine.scheduler import Admission, Scheduler
+from gary.engine.stats import Occupancy
 from gary.engine.step import SlotWork, StepPlan
 
 
@@ -94,6 +95,11 @@ class EngineCore:
     @property
     def busy(self) -> bool:
         return bool(self._jobs)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """From any thread."""
+        return self._scheduler.occupancy
 
     def add(self, request: TokenRequest) -> None:
         """Queues a request.

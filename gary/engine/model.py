@@ -106,6 +106,11 @@ class Decoder:
         return list(zip(self._keys, self._values, strict=True))
 
     @property
+    def row_bytes(self) -> int:
+        """Of one row of the cache: keys and values of all layers."""
+        return sum(keys[0].nbytes + values[0].nbytes for keys, values in self.cache)
+
+    @property
     def positions(self) -> torch.Tensor:
         """[S, D]: what is added to the embedding of each position."""
         return self._positions

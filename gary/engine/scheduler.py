@@ -20,6 +20,7 @@ from heapq import heapify, heappop, heappush
 from itertools import chain
 
 from gary.engine.slots import SlotTable
+from gary.engine.stats import Occupancy
 from gary.engine.step import RowCopy, SlotWork, StepPlan
 from gary.errors import InvalidInput
 
@@ -178,6 +179,18 @@ class Scheduler:
     @property
     def free_rows(self) -> int:
         return self._table.free_rows
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """From any thread."""
+        table = self._table
+        return Occupancy(
+            slots=table.slots,
+            slots_in_use=table.slots - table.free_slots,
+            rows=table.rows,
+            rows_in_use=table.rows - table.free_rows,
+            waiting=self.waiting,
+        )
 
     def slot_of(self, key: int) -> int | None:
         """The slot of a running request; None while it waits, and once it is gone."""

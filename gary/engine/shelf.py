@@ -77,14 +77,16 @@ class EngineShelf:
 
     def check_health(self) -> None:
         """Raises DeviceError where an engine cannot serve any more."""
-        for engine in self._loaded():
+        for engine in self.engines:
             engine.check_health()
 
     def close(self) -> None:
         """Closes every engine; requests under way end with Aborted."""
-        for engine in self._loaded():
+        for engine in self.engines:
             engine.close()
         self._engines.clear()
 
-    def _loaded(self) -> list[Engine]:
-        return [task.result() for task in self._engines.values() if task.done()]
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """Those that are loaded."""
+        return tuple(task.result() for task in self._engines.values() if task.done())

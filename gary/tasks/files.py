@@ -21,6 +21,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from gary.tasks.boundary import database_errors
 from gary.tasks.music import AudioFile
+from gary.tasks.witness import Witness
 
 # 1020 KiB: divisible by 3, so that a whole chunk is whole base64. Each chunk costs the embedded server an fsync: 100 MB
 # went in within 1.0 s (1.7 s by GridFS's own 255 KiB) and came out in 0.2 s.
@@ -44,13 +45,18 @@ class AudioFiles:
     """
 
     def __init__(
-        self, database: AsyncDatabase[dict[str, Any]], now: Callable[[], Awaitable[datetime]], grace: timedelta
+        self,
+        database: AsyncDatabase[dict[str, Any]],
+        now: Callable[[], Awaitable[datetime]],
+        grace: timedelta,
+        witness: Witness,
     ) -> None:
         self._bucket = AsyncGridFSBucket(database, "audio", chunk_size_bytes=CHUNK_BYTES)
         self._ledger = database["audio.ledger"]
         self._database = database
         self._now = now
         self._grace = grace
+        self._witness = witness
 
     async def create_indexes(self) -> None:
         """The ledger's, and GridFS's own, which it would make at the first upload.
@@ -70,6 +76,7 @@ class AudioFiles:
         stream = self._bucket.open_upload_stream_with_id(file_id, str(file_id), metadata={"task_id": task_id})
         async with stream:  # an error leaves chunks without a file: the ledger knows them
             size_bytes = await _write_all(stream, data)
+        self._witness.stored(size_bytes)
         return AudioFile(file_id=str(file_id), size_bytes=size_bytes)
 
     async def open(self, file: AudioFile, start_byte: int = 0) -> tuple[int, AsyncIterator[bytes]]:

@@ -24,6 +24,7 @@ from gary.tasks.live import LiveChunk, LiveChunks
 from gary.tasks.queue import Queue
 from gary.tasks.side import Parts, answered
 from gary.tasks.table import Table
+from gary.tasks.witness import Nobody, Witness
 from gary.tasks.workers import MadeTake, WorkerSide
 
 __all__ = ["LiveChunk", "MadeTake", "TaskStore"]
@@ -43,11 +44,18 @@ class TaskStore(ClientSide, WorkerSide):
     Args:
         uri: mongodb://...
         unfinished_tasks: as many may wait or be worked on; one more is refused.
+        witness: is told of what is changed through this store.
     """
 
     def __init__(
-        self, uri: str, database: DatabaseConfig, tasks: TasksConfig, unfinished_tasks: int = _UNFINISHED_TASKS
+        self,
+        uri: str,
+        database: DatabaseConfig,
+        tasks: TasksConfig,
+        unfinished_tasks: int = _UNFINISHED_TASKS,
+        witness: Witness | None = None,
     ) -> None:
+        witness = witness if witness is not None else Nobody()
         with database_errors():
             self._client: AsyncMongoClient[Document] = AsyncMongoClient(
                 uri,
@@ -63,8 +71,8 @@ class TaskStore(ClientSide, WorkerSide):
         now = self._server_time
         super().__init__(
             Parts(
-                table=Table(ours["tasks"]),
-                files=AudioFiles(ours, now, timedelta(seconds=tasks.file_grace_s)),
+                table=Table(ours["tasks"], witness),
+                files=AudioFiles(ours, now, timedelta(seconds=tasks.file_grace_s), witness),
                 live=LiveChunks(ours, timedelta(seconds=tasks.live_ttl_s)),
                 uses=Uses(ours, now, min(tasks.idempotency_ttl_s, tasks.ttl_s)),
                 queue=Queue(ours["tasks"], now, unfinished_tasks, database.timeout_s),

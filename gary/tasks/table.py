@@ -26,6 +26,7 @@ from gary.errors import FatalError, LeaseLost
 from gary.tasks.documents import FILE_FIELDS, Document, fresh, one_of, stepped, task_of
 from gary.tasks.music import AudioFile
 from gary.tasks.task import UNFINISHED, WORKING, AnyJob, Claim, RequestMark, Status, Task, check_transition
+from gary.tasks.witness import Change, Witness
 
 _PARENT = "job.source.task"
 
@@ -33,8 +34,9 @@ _PARENT = "job.source.task"
 class Table:
     """Times are told by the caller, who has them from the database server's clock."""
 
-    def __init__(self, tasks: AsyncCollection[Document]) -> None:
+    def __init__(self, tasks: AsyncCollection[Document], witness: Witness) -> None:
         self._tasks = tasks
+        self._witness = witness
 
     async def create_indexes(self) -> None:
         await self._tasks.create_index("expires_at", name="expiry", expireAfterSeconds=0)
@@ -90,6 +92,7 @@ class Table:
     ) -> None:
         """A new queued task. Raises DuplicateKeyError: there is one with this id."""
         await self._tasks.insert_one({"_id": task_id, **fresh(job, now, upload, request)})
+        self._witness.created()
 
     async def swap(self, before: Task, status: Status, now: datetime, fields: Document) -> bool:
         """A step, if the task still is as it was read; whether it was."""
@@ -100,7 +103,10 @@ class Table:
             "lease.until": before.lease.until if before.lease else None,  # a lease renewed since then is alive
         }
         written = await self._tasks.update_one(standing, {"$set": {**fields, **stepped(before, status, now)}})
-        return written.matched_count == 1
+        if not written.matched_count:
+            return False
+        self._witness.changed(Change(before, status, now, _code(fields)))
+        return True
 
     async def delete(self, task: Task) -> bool:
         """Deletes a finished task, if it still is as it was read; whether it was."""
@@ -129,9 +135,17 @@ class Table:
         written = await self._tasks.update_one(mine, {"$set": {**fields, **stepped(task, status, now)}})
         if not written.matched_count:  # nobody else changes the status within this fence
             raise _lost(claim)
+        if task.status is not status:
+            self._witness.changed(Change(task, status, now, _code(fields)))
 
     async def _oldest(self, which: Document, limit: int) -> list[Document]:
         return await self._tasks.find(which, {"queued_at": 1}).sort("queued_at").limit(limit).to_list()
+
+
+def _code(fields: Document) -> str | None:
+    """Of the error that an update tells, be it the last or a setback."""
+    told = fields.get("error") or fields.get("setback")
+    return told["code"] if told else None
 
 
 def _lost(claim: Claim) -> LeaseLost:
