@@ -162,6 +162,10 @@ class _DooredEngine:
                 yield event
                 await self._doors.go_through("generating", request.id)
 
+    @property
+    def held_bytes(self) -> int:
+        return self._engine.held_bytes
+
     def abort(self, request_id: str) -> bool:
         return self._engine.abort(request_id)
 
