@@ -97,7 +97,7 @@ class MusicGen:
             if engine is not None:
                 await self._probe.check(engine)
 
-    def record_routing_stats(self) -> dict[str, Any]:
+    async def record_routing_stats(self) -> dict[str, Any]:
         """Serve asks, and tells `deployments.routing` in every caller."""
         resident = set(self._shelf.resident)
         return {MODELS: [name for name, checkpoint in self._checkpoints.items() if checkpoint in resident]}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from ray import serve
 from ray.serve._private.common import (  # what Serve makes a router with; its public face begins after that
     DeploymentHandleSource,
     DeploymentID,
@@ -14,7 +16,12 @@ from ray.serve._private.common import (  # what Serve makes a router with; its p
 )
 from ray.serve.request_router import PendingRequest, ReplicaID, RunningReplica
 
+from deployments import musicgen
+from deployments.handles import stream
 from deployments.routing import MODELS, PreferLoaded
+from gary.config import EngineConfig, ModelSpec
+from gary.engine.request import GenerationRequest
+from tests.deployments.playing import PlayingEngine
 
 MUSICGEN = DeploymentID("MusicGen-tiny", "gary")
 
@@ -78,3 +85,27 @@ async def test_a_call_that_finds_no_room_pauses(router: PreferLoaded) -> None:
     pending = call("tune")
     await router.choose_replicas([], pending)
     assert pending.routing_context.should_backoff
+
+
+async def test_a_fine_tune_is_loaded_by_one_replica(ray_running: None, tmp_path: Path) -> None:
+    """Of two replicas that hold the base, whichever gets the first call for a fine-tune gets the others, too."""
+    model = {"size": "tiny", "checkpoint": "base"}
+    models = ModelSpec(name="base", **model), ModelSpec(name="tune", **model | {"checkpoint": "tune"})
+    loads = tmp_path / "loads"
+
+    def start(checkpoint: str, config: EngineConfig) -> PlayingEngine:
+        with loads.open("a") as noted:
+            noted.write(f"{checkpoint}\n")
+        return PlayingEngine(checkpoint)
+
+    config = EngineConfig(resident_bytes=1)
+    app = musicgen.deployment.options(num_replicas=2).bind(models, config, start=start)
+    handle = serve.run(app, name="routed", route_prefix=None).options(stream=True)
+    try:
+        for number in range(8):
+            request = GenerationRequest(id=f"routed-{number}", duration_s=1.0, seed=number)
+            calling = handle.generate.remote("tune", request, None)
+            assert [event async for event in stream(calling, "MusicGen")]
+        assert sorted(loads.read_text().split()) == ["base", "base", "tune"]
+    finally:
+        serve.delete("routed")
