@@ -112,14 +112,19 @@ class EngineShelf:
         """What the engines take, as far as it is known."""
         return sum(map(self._size_bytes, self._places))
 
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """Those that are loaded."""
+        return tuple(place.loading.result() for place in self._places.values() if _is_loaded(place))
+
     def check_health(self) -> None:
         """Raises DeviceError where an engine cannot serve any more."""
-        for engine in self._loaded():
+        for engine in self.engines:
             engine.check_health()
 
     def close(self) -> None:
         """Closes every engine; requests under way end with Aborted."""
-        for engine in self._loaded():
+        for engine in self.engines:
             engine.close()
         self._places.clear()
 
@@ -208,9 +213,6 @@ class EngineShelf:
         """Wakes all who wait; each looks again whether it is its turn."""
         self._changed.set()
         self._changed = asyncio.Event()
-
-    def _loaded(self) -> list[Engine]:
-        return [place.loading.result() for place in self._places.values() if _is_loaded(place)]
 
 
 def _is_loaded(place: _Place) -> bool:

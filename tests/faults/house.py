@@ -169,7 +169,7 @@ def _drain(cluster: Cluster | None, node_id: str) -> None:
     program = str(Path(sys.executable).with_name("ray"))
     reason = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=a test"]
     where = ["--address", cluster.address, "--node-id", node_id]
-    subprocess.run([program, "drain-node", *where, *reason, "--deadline-remaining-seconds=120"], check=True, stdout=2)
+    subprocess.run([program, "drain-node", *where, *reason, "--deadline-remaining-seconds=600"], check=True, stdout=2)
 
 
 def _leave(cluster: Cluster | None, node_id: str) -> None:
