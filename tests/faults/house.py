@@ -187,7 +187,8 @@ def _proxies() -> dict[str, int]:
 
 def _states(deployment: str) -> dict[str, int]:
     """How many replicas Serve counts in each state."""
-    return {k.value: v for k, v in serve.status().applications[APP_NAME].deployments[deployment].replica_states.items()}
+    states = serve.status().applications[APP_NAME].deployments[deployment].replica_states
+    return {str(state): number for state, number in states.items()}  # plain strings, whatever its annotation says
 
 
 def _mount(directory: Path, size_bytes: int) -> None:
