@@ -8,14 +8,17 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import Any
 
 from ray import serve
 from ray.serve import Deployment
+from ray.serve.config import RequestRouterConfig
 
 from deployments import logs
 from deployments.engine_meter import EngineMeter, RequestPace
 from deployments.handles import Parcel
 from deployments.metrics import Meter
+from deployments.routing import MODELS, PreferLoaded
 from gary.audio.clip import Clip
 from gary.config import EngineConfig, ModelSpec
 from gary.engine.probe import Probe
@@ -42,7 +45,7 @@ def end_process() -> None:
 
 
 class MusicGen:
-    """Serves the models of one size; ready once the first of them has made a real forward pass.
+    """Serves the models of one size; ready once the first of them, the base, has made a real forward pass.
 
     Args:
         start: loads a checkpoint; blocking.
@@ -63,8 +66,9 @@ class MusicGen:
         self._engine_meter = EngineMeter(self._meter)
         self._checkpoints = {model.name: model.checkpoint for model in models}
         self._probe = Probe(config.probe_s, config.stall_s)
-        self._shelf = EngineShelf(lambda checkpoint: start(checkpoint, config), config.resident_models)
-        async with self._shelf.use(models[0].checkpoint):
+        base = models[0].checkpoint
+        self._shelf = EngineShelf(lambda checkpoint: start(checkpoint, config), config.resident_bytes, pinned=base)
+        async with self._shelf.use(base):
             pass
 
     async def generate(
@@ -97,13 +101,22 @@ class MusicGen:
         """Serve asks; an error has the replica replaced. Ready means a real pass lately, not a process that answers."""
         self._engine_meter.tell(self._shelf.engines)
         self._shelf.check_health()
-        if (checkpoint := self._shelf.last_used) is not None:
-            async with self._shelf.use(checkpoint) as engine:
+        with self._shelf.hold_last() as engine:
+            if engine is not None:
                 await self._probe.check(engine)
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Serve asks, and tells `deployments.routing` in every caller."""
+        resident = set(self._shelf.resident)
+        return {MODELS: [name for name, checkpoint in self._checkpoints.items() if checkpoint in resident]}
 
     def __del__(self) -> None:
         self._shelf.close()
 
+
+_ROUTING = RequestRouterConfig.model_validate(
+    {"request_router_class": PreferLoaded, "request_routing_stats_period_s": 1.0}
+)
 
 deployment: Deployment = serve.deployment(
     max_ongoing_requests=16,
@@ -112,4 +125,5 @@ deployment: Deployment = serve.deployment(
     health_check_timeout_s=30,
     graceful_shutdown_wait_loop_s=0.2,
     graceful_shutdown_timeout_s=180,
+    request_router_config=_ROUTING,
 )(MusicGen)

@@ -139,7 +139,10 @@ class EngineConfig(Config):
         bool, Field(description="on a GPU, decode by graphs captured at the start; false: launch by launch")
     ] = True
     prefill_chunk: Annotated[int, Field(ge=1, description="positions of a newcomer's prompt fed in one step")] = 64
-    resident_models: Annotated[int, Field(ge=1, description="checkpoints that one replica keeps loaded")] = 1
+    resident_bytes: Annotated[
+        int,
+        Field(ge=0, description="of models that one replica keeps loaded, each with its cache; 0: one model at a time"),
+    ] = 0
     probe_s: Annotated[
         float, Field(gt=0, description="an idle model makes a short answer so often, to be sure of it")
     ] = 30.0

@@ -26,10 +26,12 @@ import torch
 from gary.audio.clip import Clip, Samples
 from gary.audio.crop import with_channels
 from gary.config import EngineConfig
+from gary.engine import attention
 from gary.engine.admission import check_prompt_frames, check_request
 from gary.engine.checkpoint import load
 from gary.engine.core import Drawn, TokenRequest
 from gary.engine.device import device_faults_translated, pick_device
+from gary.engine.gently import gently
 from gary.engine.hub import use_hub
 from gary.engine.parts import Parts, make_parts
 from gary.engine.request import (
@@ -53,10 +55,14 @@ _FIRST_AUDIO_S = 1.0  # of frames before the first stretch is decoded, and betwe
 
 
 class BatchingEngine:
-    """Fulfils `gary.engine.request.Engine`; make one with `start`."""
+    """Fulfils `gary.engine.request.Engine`; make one with `start`.
+
+    Its steps run on as many threads of torch's as are set where it is made.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._threads = torch.get_num_threads()
         self._keys = itertools.count()
         self._tickets: dict[str, Ticket] = {}
         self._by_key: dict[int, Take] = {}  # the decode thread's own
@@ -77,10 +83,11 @@ class BatchingEngine:
             DeviceError: the device is missing, failed or has no room.
         """
         use_hub(config.hub_cache_dir, config.hub_offline)
-        torch.set_num_threads(config.threads)
         device = pick_device(config)
         with device_faults_translated():
-            engine = cls(make_parts(load(checkpoint, device), device, config))
+            parts = gently(lambda: make_parts(load(checkpoint, device), device, config))
+        torch.set_num_threads(config.threads)
+        engine = cls(parts)
         try:
             asyncio.run(engine.warm_up())
         except GaryError:
@@ -99,6 +106,10 @@ class BatchingEngine:
     @property
     def card(self) -> ModelCard:
         return self._parts.card
+
+    @property
+    def held_bytes(self) -> int:
+        return self._parts.held_bytes
 
     async def warm_up(self) -> None:
         """A real pass through everything: a description, a prompt, a fifth of a second."""
@@ -269,6 +280,9 @@ class BatchingEngine:
 
     def _decode_loop(self) -> None:
         """Takes what came in, makes a step, passes on what it made; sleeps on the inbox when there is nothing to do."""
+        if self._parts.card.device == "cpu" and attention.available():
+            attention.warm_up()  # starts numba's threads, which sets this thread's number of them to that of all cores
+        torch.set_num_threads(self._threads)  # where nothing is set, a new thread has what was set last in any other
         while True:
             try:
                 while (message := self._inbox.get(block=not self._parts.core.busy)) is not None:

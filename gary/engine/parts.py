@@ -14,6 +14,7 @@ from gary.engine.core import EngineCore
 from gary.engine.device import settle_arithmetic
 from gary.engine.graphs import graphed_steps
 from gary.engine.linear import Precision, default_precision
+from gary.engine.memory import cache_bytes, weights_bytes
 from gary.engine.model import Decoder, cache_dtype
 from gary.engine.patterns import DelayPattern, delays_of
 from gary.engine.request import ModelCard
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parts:
-    """What an engine is made of once its checkpoint is loaded."""
+    """What an engine is made of once its checkpoint is loaded.
+
+    Attributes:
+        held_bytes: of its device's memory, for all of this.
+    """
 
     core: EngineCore
     codec: Codec
@@ -36,6 +41,7 @@ class Parts:
     text: TextConditioner
     limits: ModelLimits
     card: ModelCard
+    held_bytes: int
 
 
 def make_parts(model: MusicGen, device: str, config: EngineConfig) -> Parts:
@@ -51,6 +57,7 @@ def make_parts(model: MusicGen, device: str, config: EngineConfig) -> Parts:
     weights = take_weights(lm, precision)
     checkpoint = checkpoint_sha256(lm)
     text = TextConditioner(lm.condition_provider)
+    held_bytes = weights_bytes(model, precision)
     model.lm = None  # type: ignore[assignment]  # its tensors are ours now, cast or packed
     rows = _rows(weights, window, device, config)
     decoder = Decoder(weights, rows, window, device)
@@ -81,7 +88,7 @@ def make_parts(model: MusicGen, device: str, config: EngineConfig) -> Parts:
         channels=codec.channels,
         frame_samples=codec.frame_samples,
     )
-    return Parts(core, codec, decoder, text, limits, card)
+    return Parts(core, codec, decoder, text, limits, card, held_bytes + cache_bytes(decoder))
 
 
 def _rows(weights: DecoderWeights, window: int, device: str, config: EngineConfig) -> int:

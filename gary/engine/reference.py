@@ -25,6 +25,7 @@ from gary.engine.codec import Codec
 from gary.engine.device import TORCH_TURN, device_faults_translated, pick_device
 from gary.engine.hub import use_hub
 from gary.engine.job import Job
+from gary.engine.memory import whole_bytes
 from gary.engine.request import (
     AudioStretch,
     Began,
@@ -70,6 +71,7 @@ class ReferenceEngine:
         self._model: MusicGen | None = model
         self._limits = _limits(model)
         self._card = _card(model, self._limits)
+        self._held_bytes = whole_bytes(model)
         self._jobs: dict[str, Job] = {}
         self._fault: str | None = None
         self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
@@ -103,6 +105,10 @@ class ReferenceEngine:
     @property
     def card(self) -> ModelCard:
         return self._card
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held_bytes
 
     def warm_up(self) -> None:
         """Makes a fifth of a second from a description and half as long a prompt; blocking, not for an event loop.

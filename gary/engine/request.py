@@ -138,6 +138,14 @@ class Engine(Protocol):
     @property
     def card(self) -> ModelCard: ...
 
+    @property
+    def held_bytes(self) -> int:
+        """What it takes of its device's memory for as long as it is held: weights, and the cache that is taken at once.
+
+        Not what a step needs for its own length, nor what torch keeps for itself.
+        """
+        ...
+
     def generate(
         self, request: GenerationRequest, prompt: Clip | CodePrompt | None
     ) -> AsyncGenerator[GenerationEvent, None]:

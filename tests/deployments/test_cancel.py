@@ -36,6 +36,10 @@ class EndlessEngine:
         finally:
             Path(request.description).touch()  # noqa: ASYNC240  nothing may be awaited when it is closed
 
+    @property
+    def held_bytes(self) -> int:
+        return 0
+
     def abort(self, request_id: str) -> bool:
         return False
 

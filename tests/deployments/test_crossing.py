@@ -35,6 +35,10 @@ class LookingEngine:
         seen = [prompt.samples.flags.writeable, prompt.samples.flags.owndata, base is not None, in_plasma(address)]
         yield AudioStretch(0, Clip(np.array([seen], np.float32), self.sample_rate_hz))
 
+    @property
+    def held_bytes(self) -> int:
+        return 0
+
     def abort(self, request_id: str) -> bool:
         return False
 

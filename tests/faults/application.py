@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
+import yaml
 from pydantic import BaseModel, ConfigDict
 from ray.serve import Application
 
@@ -26,6 +27,7 @@ from gary.engine.request import CodePrompt, Engine, GenerationEvent, GenerationR
 from tests.faults.doors import Doors
 
 WIRE = "GARY_FAULTS_WIRE"  # the database's URI, as the conductors know it
+ROOT = Path(__file__).parents[2]
 DOORS = "GARY_FAULTS_DOORS"  # a directory
 
 
@@ -36,6 +38,8 @@ class HouseSpec(BaseModel):
         port: of HTTP.
         temp_dir: of Ray.
         nodes: of Ray's cluster; with more than one, all but the database and the ingress are on the others.
+        gpu_nodes: of that cluster besides, shaped and used as production's files say.
+        autoscaling: of MusicGen-tiny.
         dashboard_port: with one, the service is deployed by `serve deploy`, which speaks to the dashboard.
         small_disk: a directory that is given a disk of its own, of `small_disk_bytes`.
     """
@@ -46,6 +50,8 @@ class HouseSpec(BaseModel):
     port: int
     temp_dir: Path
     nodes: int = 1
+    gpu_nodes: int = 0
+    autoscaling: dict[str, Any] | None = None
     replicas: dict[str, int] = {}
     dashboard_port: int | None = None
     small_disk: Path | None = None
@@ -57,6 +63,8 @@ def fitted(spec: HouseSpec) -> Application:
     away = {"resources": {"work": 0.001}} if spec.nodes > 1 else {}
 
     def options(name: str, **more: Any) -> dict[str, Any]:
+        if spec.gpu_nodes:
+            return {"num_replicas": spec.replicas.get(name, 1), "ray_actor_options": _as_in_production(name)}
         placed = {} if name in ("Database", "Ingress") else away
         count = spec.replicas.get(name, 1)
         return {
@@ -65,11 +73,13 @@ def fitted(spec: HouseSpec) -> Application:
             **more,
         }
 
+    scaled = {"num_replicas": None, "autoscaling_config": spec.autoscaling} if spec.autoscaling else {}
+
     parts = app.Parts(
         database=database.deployment.options(ray_actor_options={"num_cpus": 0, **_head(spec)}),
         fetcher=fetcher.deployment.options(**options("Fetcher")),
         cropper=cropper.deployment.options(DooredCropper, **options("Cropper")),
-        musicgen=musicgen.deployment.options(DooredMusicGen, **options("MusicGen-tiny")),
+        musicgen=musicgen.deployment.options(DooredMusicGen, **options("MusicGen-tiny") | scaled),
         conductor=conductor.deployment.options(WiredConductor, **options("Conductor")),
         ingress=ingress.deployment.options(**options("Ingress", ray_actor_options={"num_cpus": 0, **_head(spec)})),
     )
@@ -77,7 +87,15 @@ def fitted(spec: HouseSpec) -> Application:
 
 
 def _head(spec: HouseSpec) -> dict[str, Any]:
-    return {"resources": {"head": 0.001}} if spec.nodes > 1 else {}
+    return {"resources": {"head": 0.001}} if spec.nodes > 1 or spec.gpu_nodes else {}
+
+
+def _as_in_production(name: str) -> dict[str, Any]:
+    """What a deployment asks for; every size of MusicGen the same."""
+    deployments = yaml.safe_load((ROOT / "serve_config.yaml").read_text())["applications"][0]["deployments"]
+    wanted = "MusicGen-small" if name.startswith("MusicGen") else name
+    (options,) = [each["ray_actor_options"] for each in deployments if each["name"] == wanted]
+    return dict(options)
 
 
 class WiredConductor(conductor.Conductor):
@@ -161,6 +179,10 @@ class _DooredEngine:
             async for event in events:
                 yield event
                 await self._doors.go_through("generating", request.id)
+
+    @property
+    def held_bytes(self) -> int:
+        return self._engine.held_bytes
 
     def abort(self, request_id: str) -> bool:
         return self._engine.abort(request_id)

@@ -19,11 +19,12 @@ from typing import Any
 
 import ray
 import ray._private.state
+import yaml
 from ray import serve
 from ray.cluster_utils import Cluster
 
 from gary.config import AppArgs
-from tests.faults.application import HouseSpec, fitted
+from tests.faults.application import ROOT, HouseSpec, fitted
 from tests.faults.waiting import must
 
 APP_NAME = "gary"
@@ -39,7 +40,9 @@ def main() -> None:
         if spec.small_disk is not None:
             _mount(spec.small_disk, spec.small_disk_bytes)
         cluster = house.enter_context(_ray(spec))
-        serve.start(http_options={"host": "127.0.0.1", "port": spec.port, "location": "HeadOnly"})
+        # Proxies of several nodes share the port of this machine: the kernel gives each new connection to one of them.
+        location = "EveryNode" if spec.gpu_nodes else "HeadOnly"
+        serve.start(http_options={"host": "127.0.0.1", "port": spec.port, "location": location})
         house.callback(serve.shutdown)
         _deploy(spec, spec.args)
         _wait_until_running()
@@ -54,7 +57,7 @@ def _ray(spec: HouseSpec) -> Iterator[Cluster | None]:
     settings: dict[str, Any] = {"num_cpus": 16, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
     if spec.dashboard_port is not None:
         settings |= {"include_dashboard": True, "dashboard_port": spec.dashboard_port}
-    if spec.nodes == 1:
+    if spec.nodes == 1 and not spec.gpu_nodes:
         ray.init(**settings, log_to_driver=False, namespace="faults", _temp_dir=str(spec.temp_dir))
         try:
             yield None
@@ -62,10 +65,14 @@ def _ray(spec: HouseSpec) -> Iterator[Cluster | None]:
             ray.shutdown()
         return
     head = settings | {"resources": {"head": 1}, "temp_dir": str(spec.temp_dir)}
+    if spec.gpu_nodes:
+        head |= {"num_cpus": _node_types()["head"]["resources"]["CPU"]}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(spec.nodes - 1):
             cluster.add_node(**settings | {"resources": {"work": 1}})
+        for _ in range(spec.gpu_nodes):
+            _join(cluster)
         ray.init(address=cluster.address, log_to_driver=False, namespace="faults")
         yield cluster
     finally:
@@ -77,7 +84,12 @@ def _answer(command: dict[str, Any], spec: HouseSpec, cluster: Cluster | None) -
     answers: dict[str, Callable[[], Any]] = {
         "replicas": _replicas,
         "deploy": lambda: _deploy(spec, _changed(spec.args)),
+        "states": lambda: _states(command["deployment"]),
+        "proxies": _proxies,
         "nodes": lambda: _nodes(cluster),
+        "join": lambda: _join(cluster),
+        "drain": lambda: _drain(cluster, command["node"]),
+        "leave": lambda: _leave(cluster, command["node"]),
         "fill": lambda: _fill(spec),
         "free": lambda: _free(spec),
     }
@@ -135,6 +147,48 @@ def _nodes(cluster: Cluster | None) -> dict[str, int]:
         node.node_id: node.all_processes[ray._private.ray_constants.PROCESS_TYPE_RAYLET][0].process.pid
         for node in cluster.worker_nodes
     }
+
+
+def _node_types() -> dict[str, Any]:
+    """Of production's cluster."""
+    types: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]
+    return types
+
+
+def _join(cluster: Cluster | None) -> str:
+    """One more node with a GPU that it only declares; its id."""
+    assert cluster is not None
+    shape = _node_types()["gpu"]["resources"]
+    node = cluster.add_node(num_cpus=shape["CPU"], num_gpus=shape["GPU"], object_store_memory=_STORE_BYTES)
+    return str(node.node_id)
+
+
+def _drain(cluster: Cluster | None, node_id: str) -> None:
+    """Tells Ray that a node is about to leave, as scripts/drain-node does."""
+    assert cluster is not None
+    program = str(Path(sys.executable).with_name("ray"))
+    reason = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=a test"]
+    where = ["--address", cluster.address, "--node-id", node_id]
+    subprocess.run([program, "drain-node", *where, *reason, "--deadline-remaining-seconds=600"], check=True, stdout=2)
+
+
+def _leave(cluster: Cluster | None, node_id: str) -> None:
+    """Ends a node's raylet, and waits until Ray knows."""
+    assert cluster is not None
+    (node,) = [node for node in cluster.worker_nodes if node.node_id == node_id]
+    cluster.remove_node(node, allow_graceful=True)
+
+
+def _proxies() -> dict[str, int]:
+    """The process of each node's proxy, by node."""
+    actors = ray._private.state.actors(actor_state_name="ALIVE").values()
+    return {a["Address"]["NodeID"]: a["Pid"] for a in actors if "PROXY_ACTOR" in a["Name"]}
+
+
+def _states(deployment: str) -> dict[str, int]:
+    """How many replicas Serve counts in each state."""
+    states = serve.status().applications[APP_NAME].deployments[deployment].replica_states
+    return {str(state): number for state, number in states.items()}  # plain strings, whatever its annotation says
 
 
 def _mount(directory: Path, size_bytes: int) -> None:

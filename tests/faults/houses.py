@@ -48,11 +48,15 @@ class Plan:
         dashboard: whether it is deployed by `serve deploy`, as in production; else from the house's own process.
         path: a directory before PATH.
         small_disk: "tmp" or "data": what lies on a disk of `small_disk_bytes`.
+        gpu_nodes: with any, a head and so many nodes with GPUs, shaped and used as production's files say.
+        autoscaling: of MusicGen-tiny.
         own_database: whether the service owns its database; else it is told of one that somebody else runs.
     """
 
     args: dict[str, Any] = field(default_factory=dict)
     nodes: int = 1
+    gpu_nodes: int = 0
+    autoscaling: dict[str, Any] | None = None
     replicas: dict[str, int] = field(default_factory=lambda: {"Ingress": 2, "Conductor": 2})
     dashboard: bool = False
     path: Path | None = None
@@ -134,6 +138,8 @@ class House:
             port=port,
             temp_dir=self.root / "ray",
             nodes=self.plan.nodes,
+            gpu_nodes=self.plan.gpu_nodes,
+            autoscaling=self.plan.autoscaling,
             replicas=self.plan.replicas,
             dashboard_port=free_port() if self.plan.dashboard else None,
             small_disk=self.root / self.plan.small_disk if self.plan.small_disk else None,

@@ -54,6 +54,10 @@ class CountingEngine:
         yield BEGAN
         yield AUDIO
 
+    @property
+    def held_bytes(self) -> int:
+        return 0
+
     def abort(self, request_id: str) -> bool:
         return False
 
