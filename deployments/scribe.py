@@ -88,8 +88,9 @@ class Scribe:
         # Said twice: before Python 3.12 `asyncio.wait_for`, by which pymongo writes, can swallow a cancellation.
         self._left = True
         self._writer.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._writer
+        await asyncio.wait({self._writer})  # and not awaited itself: a cancellation of ours would look like its own
+        if not self._writer.cancelled():
+            self._writer.result()
 
     async def _write(self) -> None:
         try:

@@ -30,7 +30,7 @@ async def _send(api: Api, task: Any, *files: tuple[str, Any], **headers: str) ->
 
 async def test_a_file_beside_the_json(api: Api) -> None:
     """It is stored with the task bit for bit, under the name that it had."""
-    answer = await _send(api, UPLOAD, ("file", ("/home/me/loop.wav", WAV)))
+    answer = await _send(api, UPLOAD, ("file", ("../songs/loop.wav", WAV)))
     assert answer.status_code == 202, answer.text
     task = await api.store.get(answer.json()["id"])
     assert await api.store.read_upload(task) == WAV

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -105,3 +106,23 @@ def test_pace_is_that_of_the_frames_since_the_first() -> None:
     times_s = iter([0.0, 100.0, 101.0, 103.0])
     pace = Pace(lambda: next(times_s))
     assert [pace.eta_s(done, 100) for done in (0, 10, 20, 55)] == [None, None, 8.0, 3.0]
+
+
+class Deaf(Store):
+    """The first write loses the cancellation that meets it, as pymongo's can before Python 3.12."""
+
+    async def add_live(self, claim: Claim, take: int, start_sample: int, pcm: bytes) -> None:
+        await super().add_live(claim, take, start_sample, pcm)
+        if len(self.audio) == 1:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+
+async def test_it_ends_though_its_cancellation_is_swallowed() -> None:
+    """Whoever leaves the block does not wait for ever."""
+    store = Deaf()
+    async with asyncio.timeout(5):
+        async with Scribe(store, CLAIM, 1.0) as scribe:
+            scribe.audio(0, 0, b"some", 2)
+            await until(lambda: bool(store.audio))
+    assert scribe.ended
