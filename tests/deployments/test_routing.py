@@ -89,8 +89,8 @@ async def test_a_call_that_finds_no_room_pauses(router: PreferLoaded) -> None:
 
 async def test_a_fine_tune_is_loaded_by_one_replica(ray_running: None, tmp_path: Path) -> None:
     """Of two replicas that hold the base, whichever gets the first call for a fine-tune gets the others, too."""
-    model = {"size": "tiny", "checkpoint": "base"}
-    models = ModelSpec(name="base", **model), ModelSpec(name="tune", **model | {"checkpoint": "tune"})
+    checkpoints = {"base": "playing", "tune": "other"}
+    models = tuple(ModelSpec(name=name, checkpoint=each, size="tiny") for name, each in checkpoints.items())
     loads = tmp_path / "loads"
 
     def start(checkpoint: str, config: EngineConfig) -> PlayingEngine:
@@ -106,6 +106,6 @@ async def test_a_fine_tune_is_loaded_by_one_replica(ray_running: None, tmp_path:
             request = GenerationRequest(id=f"routed-{number}", duration_s=1.0, seed=number)
             calling = handle.generate.remote("tune", request, None)
             assert [event async for event in stream(calling, "MusicGen")]
-        assert sorted(loads.read_text().split()) == ["base", "base", "tune"]
+        assert sorted(loads.read_text().split()) == ["other", "playing", "playing"]
     finally:
         serve.delete("routed")
