@@ -7,7 +7,7 @@ holds the task decides.
 import asyncio
 import contextvars
 import errno
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,7 +18,7 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTa
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 
-from gary.errors import RecoverableError
+from gary.errors import ModelAway, RecoverableError
 
 Handle = DeploymentHandle[Any]
 Response = DeploymentResponse[Any] | DeploymentResponseGenerator[Any]  # which of them, `stream` decides
@@ -65,6 +65,17 @@ def _lost(what: str, error: RayError) -> RecoverableError:
 
 def _no_room(what: str) -> RecoverableError:
     return RecoverableError(f"{what} has no room left on its disk", "disk_full")
+
+
+def player(musicgen: Mapping[str, Handle], model: str) -> Handle:
+    """The deployment that serves a model.
+
+    Raises:
+        ModelAway: none that this process knows: the task is of a newer version of the service, or of an older one.
+    """
+    if (handle := musicgen.get(model)) is None:
+        raise ModelAway(f"the model {model!r} is not served by this version of the service")
+    return handle
 
 
 class Calls:

@@ -61,6 +61,7 @@ CODES = (
             "illegal_transition",
             "internal",
             "lease_lost",
+            "model_away",
             "no_process",
             "no_temporary_file",
             "not_codes",

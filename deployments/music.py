@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from deployments.clock import StageClock
-from deployments.handles import Calls, Handle, result, stream
+from deployments.handles import Calls, Handle, player, result, stream
 from deployments.opening import Opener, Opening
 from deployments.scribe import Scribe
 from gary.audio import codes as code_files
@@ -102,7 +102,7 @@ class MusicWork:
 
     async def _played(self, claim: Claim, job: MusicJob, opening: Opening, calls: Calls) -> _Session:
         """Has MusicGen go on from the opening, and tells the store of it meanwhile."""
-        musicgen = self._musicgen[job.model].options(stream=True)
+        musicgen = player(self._musicgen, job.model).options(stream=True)
         playing = musicgen.generate.remote(job.model, _request(claim, job, opening), opening.prompt)
         session: _Session | None = None
         async with (

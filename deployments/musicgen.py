@@ -24,7 +24,7 @@ from gary.config import EngineConfig, ModelSpec
 from gary.engine.probe import Probe
 from gary.engine.request import CodePrompt, Engine, GenerationEvent, GenerationRequest
 from gary.engine.shelf import EngineShelf
-from gary.errors import DeviceError
+from gary.errors import DeviceError, ModelAway
 
 _log = logging.getLogger("ray.serve")
 _LAST_WORDS_S = 0.5  # for whoever listens to hear why
@@ -80,11 +80,13 @@ class MusicGen:
             model: a name from this deployment's list.
             prompt: what is in a parcel arrives as read-only shared memory; codes are a few kB.
         """
+        if (checkpoint := self._checkpoints.get(model)) is None:
+            raise ModelAway(f"this replica has no model {model!r}; it may be another version's")
         taken = await prompt.open() if isinstance(prompt, Parcel) else prompt
         pace = RequestPace(self._meter)
         try:
             async with (
-                self._shelf.use(self._checkpoints[model]) as engine,
+                self._shelf.use(checkpoint) as engine,
                 aclosing(self._probe.watch(engine.generate(request, taken))) as events,
             ):
                 async for event in events:

@@ -13,7 +13,7 @@ from time import monotonic
 from pydantic import JsonValue
 
 from deployments.clock import StageClock
-from deployments.handles import Calls, Handle, Parcel, parcel, result, stream
+from deployments.handles import Calls, Handle, Parcel, parcel, player, result, stream
 from deployments.music import MadeMusic, MusicWork
 from deployments.opening import Opener
 from gary.audio.clip import Clip
@@ -136,7 +136,7 @@ class Work:
             description=job.description,
             params=GenerationParams(**job.sampling.model_dump()),
         )
-        musicgen = self._musicgen[job.model].options(stream=True)
+        musicgen = player(self._musicgen, job.model).options(stream=True)
         stretches: list[Clip] = []
         written_s = monotonic()
         async with aclosing(stream(musicgen.generate.remote(job.model, request, prompt), "MusicGen")) as events:

@@ -103,6 +103,12 @@ class TasksConfig(Config):
         float, Field(ge=0, description="wait before the second attempt; doubled for each after it")
     ] = 1.0
     backoff_max_s: Annotated[float, Field(ge=0, description="longest wait between two attempts")] = 30.0
+    model_patience_s: Annotated[
+        float,
+        Field(
+            ge=0, description="a task waits so long for a replica that has its model, as while a new model is deployed"
+        ),
+    ] = 900.0
     store_patience_s: Annotated[
         float,
         Field(

@@ -17,6 +17,7 @@ GaryError
     │   ├── DatabaseUnavailable 503  the task store does not answer
     │   ├── SourceUnavailable   the far side did not serve us this time: rate_limited, timeout, upstream
     │   ├── DeviceError         the model's device failed; its replica must be replaced
+    │   ├── ModelAway           no replica that was asked has the model: it is being deployed, or is served no longer
     │   └── LeaseLost           another worker has taken this task over; our writes are refused
     └── FatalError              another attempt fails alike
         ├── CheckpointError     a checkpoint is missing, malformed or not weights only
@@ -144,6 +145,10 @@ class SourceUnavailable(RecoverableError):
 
 class DeviceError(RecoverableError):
     default_code = "device_failed"
+
+
+class ModelAway(RecoverableError):
+    default_code = "model_away"
 
 
 class LeaseLost(RecoverableError):

@@ -16,7 +16,7 @@ from datetime import timedelta
 from bson import ObjectId
 from pydantic import JsonValue
 
-from gary.errors import FatalError, GaryError, LeaseLost
+from gary.errors import FatalError, GaryError, LeaseLost, ModelAway
 from gary.tasks.boundary import translated
 from gary.tasks.documents import UNTOLD, Document, facts_update, file_ids_of, object_id, steps_after
 from gary.tasks.live import LiveChunk
@@ -25,6 +25,7 @@ from gary.tasks.queue import backoff_s
 from gary.tasks.side import Side
 from gary.tasks.task import WORKING, Claim, Lease, Status, Task, TaskError
 
+_MODEL_WAIT_S = 5.0  # between two looks for a replica that has a task's model
 _GARBAGE_BATCH = 100  # files looked at in one round
 
 
@@ -208,6 +209,8 @@ class WorkerSide(Side):
         Returns:
             Seconds from now until the next attempt may begin; None where there is none.
         """
+        if isinstance(reason, ModelAway):
+            return await self._await_model(claim, reason)
         attempts, setback = claim.task.attempts, TaskError.of(reason)
         if attempts >= self._config.max_attempts:
             await self._fail(claim, TaskError.given_up(attempts, setback))
@@ -240,6 +243,17 @@ class WorkerSide(Side):
         return deleted
 
     # Within
+
+    async def _await_model(self, claim: Claim, reason: ModelAway) -> float | None:
+        """As `release`, but by time and not by attempts: a new model's replicas take as long as its loading does."""
+        now = await self._now()
+        if now - claim.task.queued_at > timedelta(seconds=self._config.model_patience_s):
+            await self._fail(claim, TaskError.of(reason))
+            return None
+        uncounted = {"attempts": claim.task.attempts - 1, "not_before": now + timedelta(seconds=_MODEL_WAIT_S)}
+        fields = {"lease": None, "setback": TaskError.of(reason).model_dump(), **uncounted}
+        await self._table.step(claim, Status.QUEUED, now, fields)
+        return _MODEL_WAIT_S
 
     async def _put_take(self, claim: Claim, take: MadeTake) -> Take:
         task_id = ObjectId(claim.task.id)

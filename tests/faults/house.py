@@ -84,6 +84,7 @@ def _answer(command: dict[str, Any], spec: HouseSpec, cluster: Cluster | None) -
     answers: dict[str, Callable[[], Any]] = {
         "replicas": _replicas,
         "deploy": lambda: _deploy(spec, _changed(spec.args)),
+        "offer": lambda: _deploy(spec, _offering(spec.args, command["models"])),
         "states": lambda: _states(command["deployment"]),
         "proxies": _proxies,
         "nodes": lambda: _nodes(cluster),
@@ -111,6 +112,11 @@ def _changed(args: AppArgs) -> AppArgs:
             "engine": args.engine.model_copy(update={"slots": args.engine.slots + 1}),
         }
     )
+
+
+def _offering(args: AppArgs, models: list[dict[str, str]]) -> AppArgs:
+    """The same service with other models, the first of them the default."""
+    return AppArgs.model_validate(args.model_dump() | {"models": models, "default_model": models[0]["name"]})
 
 
 def _deploy(spec: HouseSpec, args: AppArgs) -> None:

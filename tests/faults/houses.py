@@ -172,7 +172,7 @@ class House:
         assert line, f"the house ended: {(self.root / 'house.log').read_text()[-4000:]}"
         return json.loads(line)
 
-    def ask(self, do: str, **more: str) -> Any:
+    def ask(self, do: str, **more: Any) -> Any:
         """Has the house's own process do something; see tests.faults.house."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **more}) + "\n")

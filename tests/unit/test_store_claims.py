@@ -14,6 +14,7 @@ from gary.errors import (
     GaryError,
     LeaseLost,
     MediaError,
+    ModelAway,
     SourceUnavailable,
 )
 from gary.tasks.store import TaskStore
@@ -163,6 +164,27 @@ async def test_a_released_task_waits_and_is_tried_again_until_attempts_run_out(
         assert task.error.message == "The site is busy; given up after 2 attempts"
         assert None not in (task.finished_at, task.expires_at)
         assert await store.claimable(limit=1) == []
+
+
+async def test_a_task_waits_for_its_model_without_spending_attempts(uri: str, config: DatabaseConfig) -> None:
+    """However often no replica has it; what it spent for other reasons stays spent, and its patience ends."""
+    async with opened(uri, config, TasksConfig(max_attempts=2, backoff_s=0)) as store:
+        first = await claimed(store)
+        task_id = first.task.id
+        assert await store.release(first, DeviceError("The device is gone.")) == 0
+        second = await claimed(store, task_id)
+        wait_s = await store.release(second, ModelAway("No replica has it."))
+        assert wait_s is not None
+        assert wait_s > 1
+        task = await store.get(task_id)
+        assert (task.status, task.attempts) == (Status.QUEUED, 1)
+        assert task.setback == TaskError(code="model_away", message="No replica has it.")
+    async with opened(uri, config, TasksConfig(model_patience_s=0)) as store:
+        another = await claimed(store)
+        assert await store.release(another, ModelAway("No replica has it.")) is None
+        task = await store.get(another.task.id)
+        assert task.error is not None
+        assert (task.status, task.error.code) == (Status.FAILED, "model_away")
 
 
 @pytest.mark.parametrize("reason", [None, DeviceError("the device is gone")], ids=repr)

@@ -91,6 +91,7 @@ _SERVICE = {
     "audio_gone": "The audio was replaced or has expired",
     "disk_full": "The service has no room on its disk at present",
     "device_failed": "The model's device failed",
+    "model_away": "No replica has the model at present",
     "replica_lost": "A part of the service was lost while it worked",
     "stalled": "The model made nothing for too long",
     "attempts_exhausted": "The task was tried as often as it may be",

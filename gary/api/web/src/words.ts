@@ -48,6 +48,7 @@ const REMEDIES: Record<string, string> = {
   has_unfinished_children: "Wait for what goes on from it, or cancel that first.",
   internal: "Try again; if it stays, another model may work.",
   live: "Choose a recording: what is live has no end to go on from.",
+  model_away: "Try again in a minute, or choose another model.",
   network: "Look at your connection, then try again.",
   not_audio: "Choose another file: WAV, MP3, FLAC, Opus and M4A all work.",
   not_ready: "Wait until it is finished.",
