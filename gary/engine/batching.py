@@ -32,6 +32,7 @@ from gary.engine.checkpoint import load
 from gary.engine.core import Drawn, TokenRequest
 from gary.engine.device import device_faults_translated, pick_device
 from gary.engine.gently import gently
+from gary.engine.heap import give_back_freed
 from gary.engine.hub import use_hub
 from gary.engine.parts import Parts, make_parts
 from gary.engine.request import (
@@ -86,6 +87,7 @@ class BatchingEngine:
         device = pick_device(config)
         with device_faults_translated():
             parts = gently(lambda: make_parts(load(checkpoint, device), device, config))
+        give_back_freed()
         torch.set_num_threads(config.threads)
         engine = cls(parts)
         try:
