@@ -18,7 +18,7 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTa
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 
-from deployments.tracing import OFF, Tracing
+from deployments.tracing import OFF, Tracing, within
 from gary.errors import RecoverableError
 
 Handle = DeploymentHandle[Any]
@@ -87,12 +87,12 @@ class Calls:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """The block as a span, and the calls that are made in it as its parts.
+        """The block as a span, and the calls that are made in it as its parts; each name once in one piece of work.
 
         A replica that dies tells nothing of the call that it had; this span then has the error.
         """
         around = self.trace
-        with self._tracing.span(name, around) as span:
+        with self._tracing.span(name, around, within(around, name)) as span:
             self.trace = span.trace
             try:
                 yield

@@ -1,9 +1,12 @@
 """One generation in its trace, by what its engine tells.
 
-play ─┬─ load       until the model is there: short, but for one that has to be loaded
-      ├─ prompt     until the prompt is codes
-      ├─ prefill    until the first frames are drawn: text, waiting for a slot, the prompt's pass
-      └─ take       one for each, from the prompt's codes to its own last ones; an event where its first audio came
+play        all of it
+load        until the model is there: short, but for one that has to be loaded
+prompt      until the prompt is codes
+prefill     until the first frames are drawn: text, waiting for a slot, the prompt's pass
+take        one for each, from the prompt's codes to its own last ones; an event where its first audio came
+
+All lie below the caller's stage, beside each other: what a replica had told when it was killed still has its parent.
 """
 
 from types import TracebackType
@@ -77,7 +80,7 @@ class Hearing:
                 span.event("first audio")
 
     def _begin(self, name: str, key: str | None = None) -> None:
-        self._open[key or name] = self._tracing.begin(name, self._whole.trace)
+        self._open[key or name] = self._tracing.begin(name, self._parent)
 
     def _end(self, key: str, code: str | None = None) -> None:
         if span := self._open.pop(key, None):

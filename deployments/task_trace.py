@@ -6,8 +6,9 @@
             └─ accept                       of another job for the same task: /continue
 
 An attempt is told by whoever ends it in the store, once: its own conductor, one that takes the task over, an ingress
-that cancels it. So an attempt whose worker was killed is told too, as far as its lease went, and whatever
-the killed ones had told hangs below it. Times are the database's clock, the same for all of them.
+that cancels it. So an attempt whose worker was killed is told too, with the stage that it was in, as far as its lease
+went, and what others had told of it hangs below. (A worker that only stood still for so long tells its stage as well.)
+Times are the database's clock, the same for all of them.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.tracing import Tracing
+from deployments.tracing import Tracing, within
 from gary.errors import LeaseLost
 from gary.tasks.music import MusicJob
 from gary.tasks.task import WORKING, Status, Task
@@ -80,11 +81,15 @@ class TaskTrace:
         lost = before.lease is not None and until > before.lease.until and change.status in _FOUND_LOST
         if lost and before.lease is not None:
             until = before.lease.until
+        own = self._tracing.attempt(before.id, before.fence)
+        if lost:  # its worker has not told of the stage that it was in
+            stage, since = before.status.value, before.steps[-1].at
+            self._tracing.tell(stage, own, (since, until), own=within(own, stage), code=LeaseLost.default_code)
         self._tracing.tell(
             "attempt",
             root,
             (_claimed_at(before), until),
-            own=self._tracing.attempt(before.id, before.fence),
+            own=own,
             code=LeaseLost.default_code if lost else change.code,
             task=before.id,
             job=before.job.kind,

@@ -2,8 +2,9 @@
 
 A trace has its task's id, with eight zeros before it: whoever has the one has the other, and the log's `task_id` joins
 both. The ids of the spans that others hang below, the request that made the task and each attempt, follow from the
-task's id too, so any process can name them, also one that takes over from a process that died. Further down a parent
-is handed on as a plain string, a W3C traceparent, in an argument named `trace`; None: nobody wants to know.
+task's id too, and a stage's from its attempt's, so any process can name them, also one that takes over from a process
+that died. Further down a parent is handed on as a plain string, a W3C traceparent, in an argument named `trace`; None:
+nobody wants to know.
 
 A span carries what stands in FACTS and nothing else: numbers and short words, cleaned as log lines are. Never audio, a
 link, a key or an error's sentence. Here is nothing of OpenTelemetry; `deployments/otel.py` is loaded where a collector
@@ -104,9 +105,12 @@ class Span:
 
     Args:
         parent: a traceparent.
+        own: its own, where it is settled.
     """
 
-    def __init__(self, sink: Sink | None, clock_ns: Callable[[], int], name: str, parent: str | None) -> None:
+    def __init__(
+        self, sink: Sink | None, clock_ns: Callable[[], int], name: str, parent: str | None, own: str | None = None
+    ) -> None:
         assert name in SPANS, f"{name} is no span of the catalogue"
         self._sink = sink if parent is not None else None
         self._clock_ns = clock_ns
@@ -115,7 +119,7 @@ class Span:
         self._facts: dict[str, Fact] = {}
         self._events: list[tuple[str, int]] = []
         if self._sink is not None:
-            self._span_id = os.urandom(8).hex()
+            self._span_id = _new_span_id(own)
             self._begin_ns = clock_ns()
 
     @property
@@ -184,20 +188,21 @@ class Tracing:
         """The traceparent of the attempt that was claimed with this fence."""
         if self.root(task_id) is None:
             return None
-        return _traceparent(trace_id_of(task_id), sha256(f"{task_id}-{fence}".encode()).digest()[:8].hex())
+        return _traceparent(trace_id_of(task_id), _digest(f"{task_id}-{fence}"))
 
-    def begin(self, name: str, parent: str | None) -> Span:
+    def begin(self, name: str, parent: str | None, own: str | None = None) -> Span:
         """A span whose end is told by `Span.end`."""
-        return Span(self._sink, self._clock_ns, name, parent)
+        return Span(self._sink, self._clock_ns, name, parent, own)
 
     @contextmanager
-    def span(self, name: str, parent: str | None, **facts: Fact | None) -> Iterator[Span]:
+    def span(self, name: str, parent: str | None, own: str | None = None, **facts: Fact | None) -> Iterator[Span]:
         """The block as a span; an error that leaves the block ends it with its code.
 
         Args:
             parent: a traceparent; None: nothing is told.
+            own: its own, where it is settled.
         """
-        span = self.begin(name, parent)
+        span = self.begin(name, parent, own)
         span.note(**facts)
         try:
             yield span
@@ -227,7 +232,7 @@ class Tracing:
         if self._sink is None or known is None:
             return
         begin_ns, end_ns = map(_since_1970_ns, times)
-        span_id = _span_id(own) if own is not None else os.urandom(8).hex()
+        span_id = _new_span_id(own)
         parent_id = _span_id(parent) if parent is not None else None
         ids, times_ns = (_trace_id(known), span_id, parent_id), (begin_ns, max(begin_ns, end_ns))
         self._sink(Ended(name, *ids, *times_ns, _told(facts), code=_short(code)))
@@ -271,6 +276,19 @@ def code_of(error: BaseException) -> str:
     if isinstance(error, GaryError):
         return error.code
     return CANCELLED if isinstance(error, asyncio.CancelledError | GeneratorExit) else "internal"
+
+
+def within(parent: str | None, name: str) -> str | None:
+    """The traceparent of the one span of this name below a parent, known to whoever knows the parent."""
+    return None if parent is None else _traceparent(_trace_id(parent), _digest(f"{parent}-{name}"))
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).digest()[:8].hex()
+
+
+def _new_span_id(own: str | None) -> str:
+    return _span_id(own) if own is not None else os.urandom(8).hex()
 
 
 def _traceparent(trace_id: str, span_id: str) -> str:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from deployments.metrics import Meter
 from deployments.task_trace import Acceptances, note_accepted
-from deployments.tracing import Ended, Tracing
+from deployments.tracing import Ended, Tracing, within
 from deployments.witness import TaskWitness
 from gary.config import DatabaseConfig, TasksConfig
 from gary.errors import DeviceError, LeaseLost, SourceError
@@ -106,6 +106,9 @@ async def test_an_attempt_whose_worker_died_is_told_by_the_next(
         attempts = [ended for ended in told if ended.name == "attempt"]
         assert [place(ended) for ended in attempts] == [tracing.attempt(task_id, c.fence) for c in (first, second)]
         assert attempts[0].end_ns - attempts[0].begin_ns == 50_000_000
+        stages = [ended for ended in told if ended.name == "fetching"]
+        assert [place(ended) for ended in stages] == [within(place(ended), "fetching") for ended in attempts]
+        assert [ended.parent_id for ended in stages] == [ended.span_id for ended in attempts]
 
 
 async def test_who_cancels_or_restarts_ends_the_attempt(uri: str, config: DatabaseConfig, told: list[Ended]) -> None:

@@ -15,7 +15,7 @@ from bson import ObjectId
 
 from deployments.handles import Calls
 from deployments.hearing import Hearing
-from deployments.tracing import FACT_CHARACTERS, FACTS, OFF, SPANS, Ended, Tracing, trace_id_of, traced
+from deployments.tracing import FACT_CHARACTERS, FACTS, OFF, SPANS, Ended, Tracing, trace_id_of, traced, within
 from gary.audio.clip import Clip
 from gary.engine.request import AudioStretch, Began, GenerationRequest, ModelCard, Progress, TakeCodes
 from gary.errors import DeviceError, SourceError
@@ -168,18 +168,18 @@ async def test_a_dressed_method_is_a_span(tracing: Tracing, told: list[Ended]) -
 
 
 def test_a_stage_is_the_parent_of_its_calls(tracing: Tracing, told: list[Ended]) -> None:
-    """Within its block alone, left by an error too."""
+    """Within its block alone, left by an error too; whoever knows the attempt knows the stage's place."""
     attempt = tracing.attempt(TASK, 1)
-    calls, within = Calls(tracing, attempt), []
+    calls, seen = Calls(tracing, attempt), []
 
     def lost() -> None:
-        within.append(calls.trace)
+        seen.append(calls.trace)
         raise DeviceError("the replica was lost", "replica_lost")
 
     with pytest.raises(DeviceError), calls.stage("generating"):
         lost()
     assert calls.trace == attempt
-    assert within == [f"00-{told[0].trace_id}-{told[0].span_id}-01"]
+    assert seen == [f"00-{told[0].trace_id}-{told[0].span_id}-01"] == [within(attempt, "generating")]
     assert told[0].code == "replica_lost"
 
 
@@ -208,7 +208,7 @@ def test_a_generation_is_told_in_its_parts(tracing: Tracing, told: list[Ended]) 
     assert parts["load"].end_ns < parts["prompt"].begin_ns < parts["prompt"].end_ns < parts["prefill"].begin_ns
     whole = parts.pop("play")
     assert whole.facts == {"gary.model": "small", "gary.takes": 2, "gary.length_s": 3.0}
-    assert {part.parent_id for part in parts.values()} == {whole.span_id}
+    assert {part.parent_id for part in parts.values()} == {whole.parent_id}
     for take, frames in ((0, 151), (1, 150)):
         ended = parts[f"take {take}"]
         assert ended.facts["gary.frames"] == frames
