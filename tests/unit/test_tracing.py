@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
 import subprocess
 import sys
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from bson import ObjectId
+from pydantic import ValidationError
 
 from deployments.handles import Calls
 from deployments.hearing import Hearing
 from deployments.tracing import FACT_CHARACTERS, FACTS, OFF, SPANS, Ended, Tracing, trace_id_of, traced, within
 from gary.audio.clip import Clip
+from gary.config import TracingConfig
 from gary.engine.request import AudioStretch, Began, GenerationRequest, ModelCard, Progress, TakeCodes
 from gary.errors import DeviceError, SourceError
 
@@ -231,3 +236,47 @@ def test_a_generation_that_breaks_off_ends_all_its_parts(tracing: Tracing, told:
     ends = [(ended.name, ended.code) for ended in told]
     failed = "device_failed"
     assert ends == [("load", None), ("prompt", None), *((name, failed) for name in ("prefill", "take", "take", "play"))]
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "localhost:4318", "ftp://host", "https://user:secret@host/", "http://host/?key=1", "http://a b"]
+)
+def test_an_endpoint_is_a_plain_url(endpoint: str) -> None:
+    """Without a place for secrets."""
+    assert TracingConfig(endpoint="https://host:4318/otlp").endpoint == "https://host:4318/otlp"
+    with pytest.raises(ValidationError):
+        TracingConfig(endpoint=endpoint)
+
+
+@pytest.mark.parametrize(
+    ("args", "variable", "endpoint"),
+    [
+        ({}, None, None),
+        ({}, "", None),
+        ({}, "http://far:4318", "http://far:4318"),
+        ({"endpoint": "http://near:4318", "sample_ratio": 0.5}, "http://far:4318", "http://near:4318"),
+    ],
+)
+def test_a_collector_is_named_in_the_arguments_or_the_environment(
+    args: dict[str, Any], variable: str | None, endpoint: str | None
+) -> None:
+    """The arguments are asked first; every deployment but the database is told."""
+    script = (
+        "import json, sys; from deployments.app import build; from gary.config import AppArgs\n"
+        "models = [{'name': 'm', 'checkpoint': 'm', 'size': 'tiny'}]\n"
+        "app = build(AppArgs(models=models, default_model='m', tracing=json.loads(sys.argv[1])))\n"
+        "args, uri, conductor, cropper = app._bound_deployment.init_args\n"
+        "of = conductor._bound_deployment.init_args\n"
+        "(musicgen,) = of[4].values()\n"
+        "told = [args, of[0]]\n"
+        "told = [each.tracing for each in told] + [of[2]._bound_deployment.init_args[2]]\n"
+        "told += [cropper._bound_deployment.init_args[1], musicgen._bound_deployment.init_kwargs['tracing_config']]\n"
+        "print(json.dumps([each.model_dump() for each in told]))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    if variable is not None:
+        environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = variable
+    command = [sys.executable, "-c", script, json.dumps(args)]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == [{"endpoint": endpoint, "sample_ratio": args.get("sample_ratio", 1.0)}] * 5
