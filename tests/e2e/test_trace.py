@@ -155,7 +155,7 @@ def test_a_task_of_the_old_routes_and_what_goes_on_from_it(traced: Running, far:
                 sleep(0.05)
             return str(answer["audio"])
 
-        again = {"task_id": task_id, "audioData": audio(), "prompt_duration": 6}
+        again = {"task_id": task_id, "audio": audio(), "prompt_duration": 2}
         made = tree(far, task_id, "attempt", "storing", *OLD_STAGES)
         assert [span.name for span in made.spans if span.name in OLD_STAGES] == OLD_STAGES
         assert http.post("/continue", json=again).status_code == 200
