@@ -77,13 +77,21 @@ class Calls:
         tracing, trace: where the work is told of as spans, and the traceparent that they hang below.
 
     Attributes:
-        trace: the traceparent for calls that are made now: the stage that is under way.
+        trace: the traceparent for calls that are made now: that of the stage under way.
     """
 
     def __init__(self, tracing: Tracing = OFF, trace: str | None = None) -> None:
         self._made: list[Response] = []
         self._tracing = tracing
         self.trace = trace
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What calls are given besides: the traceparent, where it is wanted.
+
+        Where tracing is off, replicas of an older version, which know of none, are asked as they were.
+        """
+        return {} if self.trace is None else {"trace": self.trace}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

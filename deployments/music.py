@@ -107,7 +107,7 @@ class MusicWork:
         """Has MusicGen go on from the opening, and tells the store of it meanwhile."""
         musicgen = self._musicgen[job.model].options(stream=True)
         request = _request(claim, job, opening)
-        playing = musicgen.generate.remote(job.model, request, opening.prompt, trace=calls.trace)
+        playing = musicgen.generate.remote(job.model, request, opening.prompt, **calls.told)
         session: _Session | None = None
         async with (
             Scribe(self._store, claim, self._progress_s) as scribe,
@@ -160,7 +160,7 @@ class MusicWork:
         source, card = opening.kept.pcm, began.card
         if (source.rate_hz, source.channels) == (card.sample_rate_hz, card.channels):
             return source.integers
-        fitting = self._cropper.fit.remote(source, card.sample_rate_hz, card.channels, trace=calls.trace)
+        fitting = self._cropper.fit.remote(source, card.sample_rate_hz, card.channels, **calls.told)
         fitted: Int16 = await result(calls.made(fitting), "the cropper")
         return fitted
 

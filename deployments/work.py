@@ -91,21 +91,21 @@ class Work:
         clock = StageClock()
         with calls.stage("fetching"):
             link = Link(site=job.site, url=job.link)
-            fetching = calls.made(self._fetcher.fetch.remote(link, job.start_s, trace=calls.trace))
+            fetching = calls.made(self._fetcher.fetch.remote(link, job.start_s, **calls.told))
             data = await parcel(fetching, "the fetcher")
-            decoding = self._cropper.decode_source.remote(data, job.start_s, job.prompt_s, trace=calls.trace)
+            decoding = self._cropper.decode_source.remote(data, job.start_s, job.prompt_s, **calls.told)
             source = await parcel(calls.made(decoding), "the cropper")
-            planning = self._cropper.plan.remote(source, job.prompt_s, job.min_s, job.max_s, trace=calls.trace)
+            planning = self._cropper.plan.remote(source, job.prompt_s, job.min_s, job.max_s, **calls.told)
             plan: Plan = await result(calls.made(planning), "the cropper")
         clock.end("fetching_s")
         with calls.stage("generating"):
-            taking = calls.made(self._cropper.take_prompt.remote(source, plan, trace=calls.trace))
+            taking = calls.made(self._cropper.take_prompt.remote(source, plan, **calls.told))
             prompt = await parcel(taking, "the cropper")
             stretches = await self._continuation(claim, job, plan.length_s, prompt, calls)
         clock.end("generating_s")
         with calls.stage("encoding"):
             await self._store.advance(claim, Status.ENCODING)
-            encoding = calls.made(self._cropper.encode_generated.remote(stretches, trace=calls.trace))
+            encoding = calls.made(self._cropper.encode_generated.remote(stretches, **calls.told))
             wav, duration_s = await result(encoding, "the cropper")
         clock.end("encoding_s")
         facts: dict[str, JsonValue] = {
@@ -120,9 +120,9 @@ class Work:
         clock = StageClock()
         with calls.stage("fetching"):
             upload = await self._store.read_upload(claim.task)
-            decoding = calls.made(self._cropper.decode.remote(upload, trace=calls.trace))
+            decoding = calls.made(self._cropper.decode.remote(upload, **calls.told))
             original = await parcel(decoding, "the cropper")
-            taking = calls.made(self._cropper.tail.remote(original, job.prompt_s, trace=calls.trace))
+            taking = calls.made(self._cropper.tail.remote(original, job.prompt_s, **calls.told))
             prompt = await parcel(taking, "the cropper")
         clock.end("fetching_s")
         with calls.stage("generating"):
@@ -130,7 +130,7 @@ class Work:
         clock.end("generating_s")
         with calls.stage("encoding"):
             await self._store.advance(claim, Status.ENCODING)
-            encoding = self._cropper.encode_continued.remote(original, job.prompt_s, stretches, trace=calls.trace)
+            encoding = self._cropper.encode_continued.remote(original, job.prompt_s, stretches, **calls.told)
             wav, duration_s = await result(calls.made(encoding), "the cropper")
         clock.end("encoding_s")
         return Made(wav, {"prompt_s": job.prompt_s, "duration_s": duration_s, "seed": job.seed, **clock.stages_s})
@@ -148,7 +148,7 @@ class Work:
             params=GenerationParams(**job.sampling.model_dump()),
         )
         musicgen = self._musicgen[job.model].options(stream=True)
-        playing = musicgen.generate.remote(job.model, request, prompt, trace=calls.trace)
+        playing = musicgen.generate.remote(job.model, request, prompt, **calls.told)
         stretches: list[Clip] = []
         written_s = monotonic()
         async with aclosing(stream(playing, "MusicGen")) as events:

@@ -178,12 +178,14 @@ def test_a_stage_is_the_parent_of_its_calls(tracing: Tracing, told: list[Ended])
     calls, seen = Calls(tracing, attempt), []
 
     def lost() -> None:
-        seen.append(calls.trace)
+        seen.append(calls.told["trace"])
         raise DeviceError("the replica was lost", "replica_lost")
 
     with pytest.raises(DeviceError), calls.stage("generating"):
         lost()
     assert calls.trace == attempt
+    with Calls().stage("generating"):
+        assert Calls().told == {}
     assert seen == [f"00-{told[0].trace_id}-{told[0].span_id}-01"] == [within(attempt, "generating")]
     assert told[0].code == "replica_lost"
 
