@@ -18,7 +18,8 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTa
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 
-from deployments.tracing import OFF, Tracing, within
+from deployments.spans import within
+from deployments.tracing import OFF, Tracing
 from gary.errors import RecoverableError
 
 Handle = DeploymentHandle[Any]

@@ -12,7 +12,8 @@ All lie below the caller's stage, beside each other: what a replica had told whe
 from types import TracebackType
 from typing import Self
 
-from deployments.tracing import Fact, Span, Tracing, code_of
+from deployments.spans import Fact, Span, code_of
+from deployments.tracing import Tracing
 from gary.engine.request import AudioStretch, Began, GenerationEvent, GenerationRequest, Progress, TakeCodes
 
 

@@ -26,7 +26,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from deployments.tracing import CANCELLED, FACTS, Ended, Sink
+from deployments.spans import CANCELLED, FACTS, Ended, Sink
 
 _log = logging.getLogger("ray.serve")
 _SEND_S = 0.25  # what a replica that is killed has not sent is lost

@@ -20,7 +20,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.tracing import Tracing, within
+from deployments.spans import within
+from deployments.tracing import Tracing
 from gary.errors import LeaseLost
 from gary.tasks.music import MusicJob
 from gary.tasks.task import WORKING, Status, Task

@@ -9,7 +9,8 @@ from time import monotonic, sleep
 import pytest
 
 from deployments.otel import exporting
-from deployments.tracing import Ended, Sink, Tracing
+from deployments.spans import Ended, Sink
+from deployments.tracing import Tracing
 from gary.errors import SourceError
 from tests.collecting import Collector, collector
 from tests.running import free_port

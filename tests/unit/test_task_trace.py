@@ -10,8 +10,9 @@ import pytest
 from fastapi import FastAPI
 
 from deployments.metrics import Meter
+from deployments.spans import Ended, within
 from deployments.task_trace import Acceptances, note_accepted
-from deployments.tracing import Ended, Tracing, within
+from deployments.tracing import Tracing
 from deployments.witness import TaskWitness
 from gary.config import DatabaseConfig, TasksConfig
 from gary.errors import DeviceError, LeaseLost, SourceError

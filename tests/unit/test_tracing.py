@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from deployments.handles import Calls
 from deployments.hearing import Hearing
-from deployments.tracing import FACT_CHARACTERS, FACTS, OFF, SPANS, Ended, Tracing, trace_id_of, traced, within
+from deployments.spans import FACT_CHARACTERS, FACTS, SPANS, Ended, trace_id_of, within
+from deployments.tracing import OFF, Tracing, traced
 from gary.audio.clip import Clip
 from gary.config import TracingConfig
 from gary.engine.request import AudioStretch, Began, GenerationRequest, ModelCard, Progress, TakeCodes
@@ -145,7 +146,7 @@ def test_a_span_ends_once(tracing: Tracing, told: list[Ended]) -> None:
 
 def test_every_name_of_the_catalogue_is_used() -> None:
     """By some deployment, as it stands."""
-    code = "".join(path.read_text() for path in (ROOT / "deployments").glob("*.py") if path.name != "tracing.py")
+    code = "".join(path.read_text() for path in (ROOT / "deployments").glob("*.py") if path.name != "spans.py")
     assert [name for name in SPANS if f'"{name}"' not in code] == []
     assert [fact for fact in FACTS if not re.search(rf'\b{fact}=|"{fact}"', code)] == []
 
