@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ray.serve import Application, Deployment
 
 from deployments import conductor, cropper, database, fetcher, ingress, musicgen
-from gary.config import AppArgs, DatabaseConfig, EngineConfig, ModelSpec
+from gary.config import AppArgs, DatabaseConfig, EngineConfig, ModelSpec, TracingConfig
 
 
 class Parts(NamedTuple):
@@ -26,7 +26,8 @@ class Parts(NamedTuple):
 
 
 def build(args: AppArgs) -> Application:
-    """The service. The database is `args.database.uri`, else MONGODB_URI, else an embedded server.
+    """The service. The database is `args.database.uri`, else MONGODB_URI, else an embedded server. Traces go to
+    `args.tracing.endpoint`, else to OTEL_EXPORTER_OTLP_ENDPOINT, else there are none.
 
     Relative paths in `args` are taken from the directory that the application is started in.
     """
@@ -39,13 +40,14 @@ def assemble(args: AppArgs, parts: Parts) -> Application:
         update={
             "database": _resolved_database(args.database),
             "engine": _resolved_engine(args.engine),
+            "tracing": _resolved_tracing(args.tracing),
             "models": tuple(_resolved_model(model) for model in args.models),
         }
     )
     embedded = None if args.database.uri else parts.database.bind(args.database)
     uri = args.database.uri or f"mongodb://127.0.0.1:{args.database.port}/"
-    fetching = parts.fetcher.bind(args.limits, args.sources)
-    cropping = parts.cropper.bind(args.limits)
+    fetching = parts.fetcher.bind(args.limits, args.sources, args.tracing)
+    cropping = parts.cropper.bind(args.limits, args.tracing)
     models = {size: _musicgen(args, size, parts.musicgen) for size in args.sizes}
     conducting = parts.conductor.bind(args, uri, fetching, cropping, models, embedded)
     return parts.ingress.bind(args, uri, conducting, cropping)
@@ -53,7 +55,7 @@ def assemble(args: AppArgs, parts: Parts) -> Application:
 
 def _musicgen(args: AppArgs, size: str, deployment: Deployment) -> Application:
     models = tuple(model for model in args.models if model.size == size)
-    return deployment.options(name=f"MusicGen-{size}").bind(models, args.engine)
+    return deployment.options(name=f"MusicGen-{size}").bind(models, args.engine, tracing_config=args.tracing)
 
 
 def _resolved_database(config: DatabaseConfig) -> DatabaseConfig:
@@ -66,6 +68,11 @@ def _resolved_engine(config: EngineConfig) -> EngineConfig:
     if config.hub_cache_dir is None:
         return config
     return config.model_copy(update={"hub_cache_dir": config.hub_cache_dir.absolute()})
+
+
+def _resolved_tracing(config: TracingConfig) -> TracingConfig:
+    endpoint = config.endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None
+    return TracingConfig(endpoint=endpoint, sample_ratio=config.sample_ratio)
 
 
 def _resolved_model(model: ModelSpec) -> ModelSpec:

@@ -18,7 +18,7 @@ from uuid import uuid4
 from ray import serve
 from ray.serve import Deployment
 
-from deployments import logs
+from deployments import logs, tracing
 from deployments.handles import Handle, detach, result
 from deployments.logs import on_task
 from deployments.metrics import Meter
@@ -66,11 +66,12 @@ class Conductor:
         if database is not None:
             await result(database.uri.remote(), "the database")
         self._args = args.tasks
-        self._witness = TaskWitness(Meter())
+        self._tracing = tracing.begin(args.tracing)
+        self._witness = TaskWitness(Meter(), self._tracing)
         self._store = TaskStore(uri, args.database, args.tasks, args.limits.unfinished_tasks, self._witness)
         await self._store.open()
         staff = Staff(fetcher, cropper, {model.name: musicgen[model.size] for model in args.models})
-        self._work = Work(self._store, staff, args.limits, args.tasks.progress_s)
+        self._work = Work(self._store, staff, args.limits, args.tasks.progress_s, self._tracing)
         self._owner = f"conductor-{uuid4().hex[:12]}"
         self._attempts: dict[tuple[str, int], asyncio.Event] = {}  # by task and fence; set: the task is another's
         self._busy = asyncio.Event()
@@ -124,7 +125,8 @@ class Conductor:
                         keeper = group.create_task(self._keep_lease(claim, lost, over))
                         made = await self._work.make(claim)
                     # Watched no longer: a task that is finished in the next moment would look like one that was lost.
-                    await self._finish(claim, made)
+                    with self._tracing.span("storing", self._tracing.attempt(claim.task.id, claim.fence)):
+                        await self._finish(claim, made)
                 finally:
                     # Said beside the cancellation: before Python 3.12 one that meets pymongo's write can be swallowed.
                     over.set()

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from ray import serve
 from ray.serve import Deployment
 
-from deployments import logs
+from deployments import logs, tracing
 from deployments.handles import Parcel
+from deployments.tracing import traced
 from gary.audio import crop
 from gary.audio.clip import Clip
 from gary.audio.files import Format, decode, encode, encode_wav
@@ -35,34 +36,40 @@ from gary.audio.plan import (
     take_prompt,
 )
 from gary.audio.tempo import Tempo, estimate_tempo, warm_up
-from gary.config import Limits
+from gary.config import Limits, TracingConfig
 
 _log = logging.getLogger("ray.serve")
 
 
 class Cropper:
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, tracing_config: TracingConfig | None = None) -> None:
         logs.begin()
+        self.tracing = tracing.begin(tracing_config)
         self._limits = limits
         warm_up()
 
+    @traced("decode")
     async def decode_source(self, data: Parcel[bytes], start_s: float, prompt_s: float) -> Source:
         """A fetched source's window around `start_s`; errors as `gary.audio.plan.decode_source`."""
         return await decode_source(await data.open(), start_s, prompt_s, self._limits)
 
+    @traced("plan")
     async def plan(self, source: Parcel[Source], prompt_s: float, min_s: float, max_s: float) -> Plan:
         """How long prompt and answer are to be, by the source's tempo."""
         plan = await asyncio.to_thread(make_plan, await source.open(), prompt_s, min_s, max_s)
         _log.info("planned, at a tempo of %s bpm", plan.tempo_bpm, extra={"length_s": plan.length_s})
         return plan
 
+    @traced("crop")
     async def take_prompt(self, source: Parcel[Source], plan: Plan | MusicPlan) -> Clip:
         return take_prompt(await source.open(), plan)
 
+    @traced("decode")
     async def decode_side(self, data: Parcel[bytes] | bytes, side: Side, start_s: float, prompt_s: float) -> Source:
         """The window of a prompt at any side of a file; errors as `gary.audio.plan.decode_side`."""
         return await decode_side(await _opened(data), side, start_s, prompt_s, self._limits)
 
+    @traced("plan")
     async def plan_music(self, source: Parcel[Source], prompt_s: float, wish: LengthWish) -> tuple[MusicPlan, str]:
         """How long prompt and new music are to be, and the prompt's hash; errors as `make_music_plan`."""
         opened, most_s = await source.open(), self._limits.new_music_max_s
@@ -70,31 +77,38 @@ class Cropper:
         _log.info("planned, at a tempo of %s bpm", plan.tempo_bpm, extra={"length_s": plan.prompt_s + plan.new_s})
         return plan, await asyncio.to_thread(take_prompt(opened, plan).sha256)
 
+    @traced("listen")
     async def hear(self, music: Pcm) -> Tempo | None:
         """The tempo of a piece's end."""
         return await asyncio.to_thread(lambda: estimate_tempo(crop.tail(music.clip(), TEMPO_WINDOW_S)))
 
+    @traced("hold")
     async def hold(self, clip: Clip) -> Clip:
         """The clip as it is: what a call has returned can be handed on as a parcel."""
         return clip
 
+    @traced("fit")
     async def fit(self, music: Pcm, rate_hz: int, channels: int) -> Int16:
         """Samples [N, C] at another rate and channel count; what that lifts beyond full scale is limited."""
         return await asyncio.to_thread(
             lambda: to_int16(limit(crop.fit(music.clip(), rate_hz, channels).samples)),
         )
 
+    @traced("decode")
     async def decode(self, data: bytes) -> Clip:
         """A whole upload; errors as `gary.audio.files.decode`."""
         return await decode(data, self._limits)
 
+    @traced("crop")
     async def tail(self, clip: Parcel[Clip], length_s: float) -> Clip:
         return crop.tail(await clip.open(), length_s)
 
+    @traced("encode")
     async def encode_generated(self, stretches: Sequence[Clip]) -> tuple[bytes, float]:
         """WAV bytes and seconds of what MusicGen made: one gain for all of it, so that its seam stays as it is."""
         return await asyncio.to_thread(lambda: _encoded(normalise(crop.join(stretches))))
 
+    @traced("encode")
     async def encode_continued(
         self, original: Parcel[Clip], prompt_s: float, stretches: Sequence[Clip]
     ) -> tuple[bytes, float]:

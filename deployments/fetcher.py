@@ -9,9 +9,9 @@ from time import monotonic
 from ray import serve
 from ray.serve import Deployment
 
-from deployments import logs
+from deployments import logs, tracing
 from deployments.metrics import FETCH, FETCHED, FETCHES, NONE, Meter
-from gary.config import Limits, SourcesConfig
+from gary.config import Limits, SourcesConfig, TracingConfig
 from gary.errors import GaryError
 from gary.links import Link
 from gary.sources.fetch import fetch, remove_orphans
@@ -22,18 +22,20 @@ _log = logging.getLogger("ray.serve")
 class Fetcher:
     """Clears away what a replica of this node left behind that was killed in mid-download."""
 
-    def __init__(self, limits: Limits, sources: SourcesConfig) -> None:
+    def __init__(self, limits: Limits, sources: SourcesConfig, tracing_config: TracingConfig | None = None) -> None:
         logs.begin()
+        self._tracing = tracing.begin(tracing_config)
         self._limits = limits
         self._sources = sources
         self._meter = Meter()
         if removed := remove_orphans():
             _log.warning("removed %d directories of downloads whose process was killed", removed)
 
-    async def fetch(self, link: Link, start_s: float) -> bytes:
+    async def fetch(self, link: Link, start_s: float, trace: str | None = None) -> bytes:
         """The source's encoded audio, whole; errors as `gary.sources.fetch.fetch`."""
-        with self._counted(link.site):
+        with self._tracing.span("fetch", trace, site=link.site) as span, self._counted(link.site):
             data = (await fetch(link, start_s, self._limits, self._sources)).data
+            span.note(size_bytes=len(data))
         self._meter.add(FETCHED, len(data))
         _log.info("fetched from %s", link.site, extra={"size_bytes": len(data)})
         return data

@@ -18,6 +18,8 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTa
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 
+from deployments.spans import within
+from deployments.tracing import OFF, Tracing
 from gary.errors import ModelAway, RecoverableError
 
 Handle = DeploymentHandle[Any]
@@ -82,10 +84,40 @@ class Calls:
     """The calls of one piece of work: left by an error or a cancellation, it cancels all that are under way.
 
     Cancelling the call that is awaited does not reach those made before it; hence this list.
+
+    Args:
+        tracing, trace: where the work is told of as spans, and the traceparent that they hang below.
+
+    Attributes:
+        trace: the traceparent for calls that are made now: that of the stage under way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tracing: Tracing = OFF, trace: str | None = None) -> None:
         self._made: list[Response] = []
+        self._tracing = tracing
+        self.trace = trace
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What calls are given besides: the traceparent, where it is wanted.
+
+        Where tracing is off, replicas of an older version, which know of none, are asked as they were.
+        """
+        return {} if self.trace is None else {"trace": self.trace}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """The block as a span, and the calls that are made in it as its parts; each name once in one piece of work.
+
+        A replica that dies tells nothing of the call that it had; this span then has the error.
+        """
+        around = self.trace
+        with self._tracing.span(name, around, within(around, name)) as span:
+            self.trace = span.trace
+            try:
+                yield
+            finally:
+                self.trace = around
 
     def made(self, response: Response) -> Response:
         """Notes a call."""

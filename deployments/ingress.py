@@ -18,12 +18,14 @@ from ray.exceptions import RayError
 from ray.serve import Deployment
 from ray.serve.schema import DeploymentStatusOverview, ServeStatus
 
-from deployments import logs
+from deployments import logs, tracing
 from deployments.handles import Handle, detach, result
 from deployments.logs import on_task
 from deployments.metrics import AUDIO_SERVED, LISTENERS, Meter
+from deployments.task_trace import Acceptances, note_accepted
 from deployments.witness import TaskWitness
 from gary.api.app import create_api
+from gary.api.errors import route_pattern
 from gary.api.services import Health, Services
 from gary.api.traffic import Traffic
 from gary.config import AppArgs
@@ -49,7 +51,8 @@ class Ingress:
         logs.begin()
         self._args = args
         self._meter, self._traffic = Meter(), Traffic()
-        witness = TaskWitness(self._meter)
+        self._tracing = tracing.begin(args.tracing)
+        witness = TaskWitness(self._meter, self._tracing)
         self._store = TaskStore(uri, args.database, args.tasks, args.limits.unfinished_tasks, witness)
         self._conductor = conductor
         self._desk = CropperDesk(cropper)
@@ -59,7 +62,7 @@ class Ingress:
         services = Services(
             store=self._store,
             audio=self._desk,
-            begin=lambda task_id: detach(self._begin(task_id)),
+            begin=self._accepted,
             health=self._probe.health,
             new_seed=lambda: secrets.randbelow(2**31),
             models=self._args.models,
@@ -69,7 +72,10 @@ class Ingress:
             sources=self._args.sources,
             traffic=self._traffic,
         )
-        return create_api(services, adds_request_id=False)  # Serve's proxy does, to every answer
+        api = create_api(services, adds_request_id=False)  # Serve's proxy does, to every answer
+        if self._tracing.on:
+            api.add_middleware(Acceptances, tracing=self._tracing, route_of=route_pattern)
+        return api
 
     def check_health(self) -> None:
         """Serve asks every second: the time to say how much is listened to."""
@@ -78,6 +84,10 @@ class Ingress:
         meter.add_up_to(AUDIO_SERVED, traffic.live_bytes, traffic, kind="live")
         meter.set(LISTENERS, traffic.live, kind="live")
         meter.set(LISTENERS, traffic.events, kind="events")
+
+    def _accepted(self, task_id: str) -> None:
+        note_accepted(task_id)
+        detach(self._begin(task_id))
 
     async def _begin(self, task_id: str) -> None:
         """Hands a task to a conductor; where none takes it now, the sweeper finds it in the store."""

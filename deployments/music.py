@@ -84,18 +84,21 @@ class MusicWork:
     async def make(self, claim: Claim, job: MusicJob, calls: Calls) -> MadeMusic:
         """Does a task's job. Raises GaryError: of whoever failed."""
         clock = StageClock()
-        opening = await self._opener.open(claim, job, calls)
+        with calls.stage("fetching"):
+            opening = await self._opener.open(claim, job, calls)
         clock.end("fetching_s")
-        try:
-            session = await self._played(claim, job, opening, calls)
-        except InvalidInput as error:
-            if error.code != "other_codec" or not isinstance(opening.prompt, CodePrompt):
-                raise
-            opening = await self._opener.by_ear(opening, calls)
-            session = await self._played(claim, job, opening, calls)
+        with calls.stage("generating"):
+            try:
+                session = await self._played(claim, job, opening, calls)
+            except InvalidInput as error:
+                if error.code != "other_codec" or not isinstance(opening.prompt, CodePrompt):
+                    raise
+                opening = await self._opener.by_ear(opening, calls)
+                session = await self._played(claim, job, opening, calls)
         clock.end("generating_s")
-        await self._store.advance(claim, Status.ENCODING)
-        takes = await asyncio.to_thread(_takes, job, opening, session)
+        with calls.stage("encoding"):
+            await self._store.advance(claim, Status.ENCODING)
+            takes = await asyncio.to_thread(_takes, job, opening, session)
         clock.end("encoding_s")
         facts = {**_facts(job, opening, session), **clock.stages_s}
         return MadeMusic(takes, _receipt(job, opening, session), facts)
@@ -103,7 +106,8 @@ class MusicWork:
     async def _played(self, claim: Claim, job: MusicJob, opening: Opening, calls: Calls) -> _Session:
         """Has MusicGen go on from the opening, and tells the store of it meanwhile."""
         musicgen = player(self._musicgen, job.model).options(stream=True)
-        playing = musicgen.generate.remote(job.model, _request(claim, job, opening), opening.prompt)
+        request = _request(claim, job, opening)
+        playing = musicgen.generate.remote(job.model, request, opening.prompt, **calls.told)
         session: _Session | None = None
         async with (
             Scribe(self._store, claim, self._progress_s) as scribe,
@@ -156,8 +160,8 @@ class MusicWork:
         source, card = opening.kept.pcm, began.card
         if (source.rate_hz, source.channels) == (card.sample_rate_hz, card.channels):
             return source.integers
-        fitting = calls.made(self._cropper.fit.remote(source, card.sample_rate_hz, card.channels))
-        fitted: Int16 = await result(fitting, "the cropper")
+        fitting = self._cropper.fit.remote(source, card.sample_rate_hz, card.channels, **calls.told)
+        fitted: Int16 = await result(calls.made(fitting), "the cropper")
         return fitted
 
 

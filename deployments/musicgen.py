@@ -14,13 +14,14 @@ from ray import serve
 from ray.serve import Deployment
 from ray.serve.config import RequestRouterConfig
 
-from deployments import logs
+from deployments import logs, tracing
 from deployments.engine_meter import EngineMeter, RequestPace
 from deployments.handles import Parcel
+from deployments.hearing import Hearing
 from deployments.metrics import Meter
 from deployments.routing import MODELS, PreferLoaded
 from gary.audio.clip import Clip
-from gary.config import EngineConfig, ModelSpec
+from gary.config import EngineConfig, ModelSpec, TracingConfig
 from gary.engine.probe import Probe
 from gary.engine.request import CodePrompt, Engine, GenerationEvent, GenerationRequest
 from gary.engine.shelf import EngineShelf
@@ -59,8 +60,10 @@ class MusicGen:
         config: EngineConfig,
         start: StartEngine = start_engine,
         leave: Callable[[], None] = end_process,
+        tracing_config: TracingConfig | None = None,
     ) -> None:
         logs.begin()
+        self._tracing = tracing.begin(tracing_config)
         self._leave = leave
         self._meter = Meter()
         self._engine_meter = EngineMeter(self._meter)
@@ -72,26 +75,34 @@ class MusicGen:
             pass
 
     async def generate(
-        self, model: str, request: GenerationRequest, prompt: Parcel[Clip] | CodePrompt | None
+        self,
+        model: str,
+        request: GenerationRequest,
+        prompt: Parcel[Clip] | CodePrompt | None,
+        trace: str | None = None,
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Streams what the engine tells; cancelling the call aborts the request. Errors as `Engine.generate`.
 
         Args:
             model: a name from this deployment's list.
             prompt: what is in a parcel arrives as read-only shared memory; codes are a few kB.
+            trace: a traceparent.
         """
         if (checkpoint := self._checkpoints.get(model)) is None:
             raise ModelAway(f"this replica has no model {model!r}; it may be another version's")
         taken = await prompt.open() if isinstance(prompt, Parcel) else prompt
         pace = RequestPace(self._meter)
         try:
-            async with (
-                self._shelf.use(checkpoint) as engine,
-                aclosing(self._probe.watch(engine.generate(request, taken))) as events,
-            ):
-                async for event in events:
-                    pace.hear(event)
-                    yield event
+            with Hearing(self._tracing, trace, model, request) as hearing:
+                async with (
+                    self._shelf.use(checkpoint) as engine,
+                    aclosing(self._probe.watch(engine.generate(request, taken))) as events,
+                ):
+                    hearing.loaded()
+                    async for event in events:
+                        pace.hear(event)
+                        hearing.hear(event)
+                        yield event
             pace.done()
             _log.info("request %s is done", request.id, extra={"length_s": request.duration_s})
         except DeviceError as error:

@@ -57,7 +57,8 @@ class Opener:
         match job.source:
             case LinkSource() as source:
                 start_s = source.start_s if job.side == "cursor" else 0.0
-                fetching = calls.made(self._fetcher.fetch.remote(Link(site=source.site, url=source.link), start_s))
+                link = Link(site=source.site, url=source.link)
+                fetching = calls.made(self._fetcher.fetch.remote(link, start_s, **calls.told))
                 return await self._from_file(await parcel(fetching, "the fetcher"), job, calls)
             case UploadSource():
                 return await self._from_file(await self._store.read_upload(claim.task), job, calls)
@@ -70,11 +71,11 @@ class Opener:
         return await self._heard(opening.kept, opening.plan, calls)
 
     async def _from_file(self, data: Parcel[bytes] | bytes, job: MusicJob, calls: Calls) -> Opening:
-        decoding = calls.made(self._cropper.decode_side.remote(data, job.side, job.start_s, job.prompt_s))
-        source = await parcel(decoding, "the cropper")
-        planning = calls.made(self._cropper.plan_music.remote(source, job.prompt_s, _wish(job)))
+        decoding = self._cropper.decode_side.remote(data, job.side, job.start_s, job.prompt_s, **calls.told)
+        source = await parcel(calls.made(decoding), "the cropper")
+        planning = calls.made(self._cropper.plan_music.remote(source, job.prompt_s, _wish(job), **calls.told))
         plan, input_sha256 = await result(planning, "the cropper")
-        taking = calls.made(self._cropper.take_prompt.remote(source, plan))
+        taking = calls.made(self._cropper.take_prompt.remote(source, plan, **calls.told))
         return Opening(plan, await parcel(taking, "the cropper"), input_sha256)
 
     async def _from_task(self, job: MusicJob, source: TaskSource, calls: Calls) -> Opening:
@@ -95,7 +96,7 @@ class Opener:
         """The prompt as audio: the stretch's end, at its own rate."""
         prompt_s = whole_frames_s(plan.prompt_s)
         clip = await asyncio.to_thread(lambda: tail(stretch.pcm.clip(), prompt_s))
-        prompt = await parcel(calls.made(self._cropper.hold.remote(clip)), "the cropper")
+        prompt = await parcel(calls.made(self._cropper.hold.remote(clip, **calls.told)), "the cropper")
         plain = Stretch(stretch.pcm)  # its codes are of no use
         return Opening(_with_prompt(plan, clip.duration_s), prompt, await asyncio.to_thread(clip.sha256), plain)
 
@@ -108,7 +109,8 @@ class Opener:
         bpm, confidence = parent.facts.get("tempo_bpm"), parent.facts.get("tempo_confidence")
         if isinstance(bpm, int | float) and isinstance(confidence, int | float):
             return Tempo(bpm, confidence)
-        heard: Tempo | None = await result(calls.made(self._cropper.hear.remote(stretch.pcm)), "the cropper")
+        hearing = calls.made(self._cropper.hear.remote(stretch.pcm, **calls.told))
+        heard: Tempo | None = await result(hearing, "the cropper")
         return heard
 
     async def _parent(self, source: TaskSource) -> Task:

@@ -1,4 +1,4 @@
-"""What happens to tasks, as metrics: the store tells it, wherever in the house it is changed."""
+"""What happens to tasks, as metrics and in their traces: the store tells it, wherever in the house it is changed."""
 
 from datetime import datetime
 
@@ -18,6 +18,8 @@ from deployments.metrics import (
     TASKS_FINISHED,
     Meter,
 )
+from deployments.task_trace import TaskTrace
+from deployments.tracing import OFF, Tracing
 from gary.tasks.task import WORKING, QueueState, Status
 from gary.tasks.witness import Change
 
@@ -34,16 +36,19 @@ _OVER = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 class TaskWitness:
     """Fulfils `gary.tasks.witness.Witness`."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, tracing: Tracing = OFF) -> None:
         self._meter = meter
+        self._trace = TaskTrace(tracing)
 
     def created(self) -> None:
         self._meter.add(TASKS_ACCEPTED)
+        self._trace.created()
 
     def stored(self, size_bytes: int) -> None:
         self._meter.add(AUDIO_STORED, size_bytes)
 
     def changed(self, change: Change) -> None:
+        self._trace.changed(change)
         before, status = change.before, change.status
         if before.steps and _NEXT.get(before.status) is status:
             self._meter.observe(TASK_STAGE, _seconds(before.steps[-1].at, change.at), stage=before.status.value)

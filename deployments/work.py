@@ -16,6 +16,7 @@ from deployments.clock import StageClock
 from deployments.handles import Calls, Handle, Parcel, parcel, player, result, stream
 from deployments.music import MadeMusic, MusicWork
 from deployments.opening import Opener
+from deployments.tracing import OFF, Tracing
 from gary.audio.clip import Clip
 from gary.audio.plan import Plan
 from gary.config import Limits
@@ -59,8 +60,11 @@ class Work:
     progress_s: least time between two writes of progress.
     """
 
-    def __init__(self, store: TaskStore, staff: Staff, limits: Limits, progress_s: float) -> None:
+    def __init__(
+        self, store: TaskStore, staff: Staff, limits: Limits, progress_s: float, tracing: Tracing = OFF
+    ) -> None:
         self._store = store
+        self._tracing = tracing
         self._fetcher = staff.fetcher
         self._cropper = staff.cropper
         self._musicgen = staff.musicgen
@@ -74,7 +78,7 @@ class Work:
         Raises:
             GaryError: of whoever failed.
         """
-        with Calls() as calls:
+        with Calls(self._tracing, self._tracing.attempt(claim.task.id, claim.fence)) as calls:
             match claim.task.job:
                 case GenerateJob() as job:
                     return await self._generate(claim, job, calls)
@@ -85,20 +89,24 @@ class Work:
 
     async def _generate(self, claim: Claim, job: GenerateJob, calls: Calls) -> Made:
         clock = StageClock()
-        fetching = calls.made(self._fetcher.fetch.remote(Link(site=job.site, url=job.link), job.start_s))
-        data = await parcel(fetching, "the fetcher")
-        decoding = calls.made(self._cropper.decode_source.remote(data, job.start_s, job.prompt_s))
-        source = await parcel(decoding, "the cropper")
-        planning = calls.made(self._cropper.plan.remote(source, job.prompt_s, job.min_s, job.max_s))
-        plan: Plan = await result(planning, "the cropper")
+        with calls.stage("fetching"):
+            link = Link(site=job.site, url=job.link)
+            fetching = calls.made(self._fetcher.fetch.remote(link, job.start_s, **calls.told))
+            data = await parcel(fetching, "the fetcher")
+            decoding = self._cropper.decode_source.remote(data, job.start_s, job.prompt_s, **calls.told)
+            source = await parcel(calls.made(decoding), "the cropper")
+            planning = self._cropper.plan.remote(source, job.prompt_s, job.min_s, job.max_s, **calls.told)
+            plan: Plan = await result(calls.made(planning), "the cropper")
         clock.end("fetching_s")
-        taking = calls.made(self._cropper.take_prompt.remote(source, plan))
-        prompt = await parcel(taking, "the cropper")
-        stretches = await self._continuation(claim, job, plan.length_s, prompt)
+        with calls.stage("generating"):
+            taking = calls.made(self._cropper.take_prompt.remote(source, plan, **calls.told))
+            prompt = await parcel(taking, "the cropper")
+            stretches = await self._continuation(claim, job, plan.length_s, prompt, calls)
         clock.end("generating_s")
-        await self._store.advance(claim, Status.ENCODING)
-        encoding = calls.made(self._cropper.encode_generated.remote(stretches))
-        wav, duration_s = await result(encoding, "the cropper")
+        with calls.stage("encoding"):
+            await self._store.advance(claim, Status.ENCODING)
+            encoding = calls.made(self._cropper.encode_generated.remote(stretches, **calls.told))
+            wav, duration_s = await result(encoding, "the cropper")
         clock.end("encoding_s")
         facts: dict[str, JsonValue] = {
             "tempo_bpm": plan.tempo_bpm,
@@ -110,22 +118,25 @@ class Work:
 
     async def _continue(self, claim: Claim, job: ContinueJob, calls: Calls) -> Made:
         clock = StageClock()
-        upload = await self._store.read_upload(claim.task)
-        decoding = calls.made(self._cropper.decode.remote(upload))
-        original = await parcel(decoding, "the cropper")
-        taking = calls.made(self._cropper.tail.remote(original, job.prompt_s))
-        prompt = await parcel(taking, "the cropper")
+        with calls.stage("fetching"):
+            upload = await self._store.read_upload(claim.task)
+            decoding = calls.made(self._cropper.decode.remote(upload, **calls.told))
+            original = await parcel(decoding, "the cropper")
+            taking = calls.made(self._cropper.tail.remote(original, job.prompt_s, **calls.told))
+            prompt = await parcel(taking, "the cropper")
         clock.end("fetching_s")
-        stretches = await self._continuation(claim, job, job.length_s, prompt)
+        with calls.stage("generating"):
+            stretches = await self._continuation(claim, job, job.length_s, prompt, calls)
         clock.end("generating_s")
-        await self._store.advance(claim, Status.ENCODING)
-        encoding = calls.made(self._cropper.encode_continued.remote(original, job.prompt_s, stretches))
-        wav, duration_s = await result(encoding, "the cropper")
+        with calls.stage("encoding"):
+            await self._store.advance(claim, Status.ENCODING)
+            encoding = self._cropper.encode_continued.remote(original, job.prompt_s, stretches, **calls.told)
+            wav, duration_s = await result(calls.made(encoding), "the cropper")
         clock.end("encoding_s")
         return Made(wav, {"prompt_s": job.prompt_s, "duration_s": duration_s, "seed": job.seed, **clock.stages_s})
 
     async def _continuation(
-        self, claim: Claim, job: GenerateJob | ContinueJob, length_s: float, prompt: Parcel[Clip]
+        self, claim: Claim, job: GenerateJob | ContinueJob, length_s: float, prompt: Parcel[Clip], calls: Calls
     ) -> list[Clip]:
         """Has MusicGen go on from `prompt`, which reaches it as shared memory; the answer's stretches, in order."""
         await self._store.advance(claim, Status.GENERATING)
@@ -137,9 +148,10 @@ class Work:
             params=GenerationParams(**job.sampling.model_dump()),
         )
         musicgen = player(self._musicgen, job.model).options(stream=True)
+        playing = musicgen.generate.remote(job.model, request, prompt, **calls.told)
         stretches: list[Clip] = []
         written_s = monotonic()
-        async with aclosing(stream(musicgen.generate.remote(job.model, request, prompt), "MusicGen")) as events:
+        async with aclosing(stream(playing, "MusicGen")) as events:
             async for event in events:
                 match event:
                     case AudioStretch(clip=clip):

@@ -159,6 +159,19 @@ class EngineConfig(Config):
     hub_offline: Annotated[bool, Field(description="never ask the model hub")] = False
 
 
+class TracingConfig(Config):
+    """Where traces of tasks go. A key for the collector stands in OTEL_EXPORTER_OTLP_HEADERS, not here."""
+
+    endpoint: Annotated[
+        str | None,
+        Field(
+            pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$",
+            description="of an OTLP/HTTP collector; None: OTEL_EXPORTER_OTLP_ENDPOINT, else no traces",
+        ),
+    ] = None
+    sample_ratio: Annotated[float, Field(ge=0, le=1, description="of the tasks, those that are traced")] = 1.0
+
+
 class AppArgs(Config):
     """The arguments of `deployments.app:build`."""
 
@@ -170,6 +183,7 @@ class AppArgs(Config):
     database: DatabaseConfig = DatabaseConfig()
     tasks: TasksConfig = TasksConfig()
     engine: EngineConfig = EngineConfig()
+    tracing: TracingConfig = TracingConfig()
 
     @model_validator(mode="after")
     def _names_agree(self) -> AppArgs:

@@ -64,14 +64,20 @@ def ray_session() -> Iterator[int]:
 
 
 @contextmanager
-def running_service(media: MediaServer, data_dir: Path, port: int) -> Iterator[Running]:
-    """Deploys the service on the Ray of this session and waits until it is up."""
-    args = app_args(media, data_dir, tasks={"lease_s": 4.0, "sweep_s": 1.0, "progress_s": 0.1})
-    serve.run(build(args), name=APP_NAME, logging_config={"encoding": "JSON"})
+def running_service(
+    media: MediaServer, data_dir: Path, port: int, name: str = APP_NAME, prefix: str = "/", **changes: Any
+) -> Iterator[Running]:
+    """Deploys the service on the Ray of this session and waits until it is up.
+
+    Args:
+        changes: of its arguments.
+    """
+    args = app_args(media, data_dir, tasks={"lease_s": 4.0, "sweep_s": 1.0, "progress_s": 0.1}, **changes)
+    serve.run(build(args), name=name, route_prefix=prefix, logging_config={"encoding": "JSON"})
     try:
-        yield Running(f"http://127.0.0.1:{port}", args, media)
+        yield Running(f"http://127.0.0.1:{port}{prefix.rstrip('/')}", args, media)
     finally:
-        serve.delete(APP_NAME)
+        serve.delete(name)
 
 
 def replica_pids(deployment: str, app_name: str = "") -> list[int]:

@@ -22,7 +22,7 @@ from ray.serve import Application
 
 from deployments import app, conductor, cropper, database, fetcher, ingress, musicgen
 from gary.audio.clip import Clip
-from gary.config import AppArgs, EngineConfig, ModelSpec
+from gary.config import AppArgs, EngineConfig, ModelSpec, TracingConfig
 from gary.engine.request import CodePrompt, Engine, GenerationEvent, GenerationRequest, ModelCard
 from tests.faults.doors import Doors
 
@@ -104,14 +104,16 @@ class WiredConductor(conductor.Conductor):
 
 
 class DooredCropper(cropper.Cropper):
-    async def encode_generated(self, stretches: Sequence[Clip]) -> tuple[bytes, float]:
+    async def encode_generated(self, stretches: Sequence[Clip], trace: str | None = None) -> tuple[bytes, float]:
         await Doors(Path(os.environ[DOORS])).go_through("encoding", uuid4().hex)
-        return await super().encode_generated(stretches)
+        return await super().encode_generated(stretches, trace=trace)
 
 
 class DooredMusicGen(musicgen.MusicGen):
-    async def __init__(self, models: tuple[ModelSpec, ...], config: EngineConfig) -> None:  # type: ignore[misc]
-        await super().__init__(models, config, start=_start)
+    async def __init__(  # type: ignore[misc]
+        self, models: tuple[ModelSpec, ...], config: EngineConfig, tracing_config: TracingConfig
+    ) -> None:
+        await super().__init__(models, config, start=_start, tracing_config=tracing_config)
 
 
 def _start(checkpoint: str, config: EngineConfig) -> Engine:

@@ -111,3 +111,14 @@ def test_grafana_asks_prometheus() -> None:
     (source,) = _load("grafana/provisioning/datasources/prometheus.yaml")["datasources"]
     host, port = source["url"].removeprefix("http://").split(":")
     assert _load("compose.yaml")["services"][host]["ports"] == [f"127.0.0.1:{port}:{port}"]
+
+
+def test_traces_are_asked_for() -> None:
+    """Jaeger runs where its profile is named, nobody waits for it, and without an endpoint the service has none."""
+    services = _load("compose.yaml")["services"]
+    assert services["jaeger"]["profiles"] == ["tracing"]
+    assert [name for name, service in services.items() if "jaeger" in service.get("depends_on", [])] == []
+    assert services["gary"]["environment"] == {"OTEL_EXPORTER_OTLP_ENDPOINT": "${OTEL_EXPORTER_OTLP_ENDPOINT:-}"}
+    (source,) = _load("grafana/provisioning/datasources/jaeger.yaml")["datasources"]
+    host, port = source["url"].removeprefix("http://").split(":")
+    assert services[host]["ports"] == [f"127.0.0.1:{port}:{port}"]
