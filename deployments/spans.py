@@ -168,6 +168,7 @@ def span_id_in(place: str) -> str:
 
 
 def told(facts: Mapping[str, Fact | None]) -> dict[str, Fact]:
+    """Facts by the names in a trace, cleaned; a key that FACTS does not have, or a value of another kind, is a bug."""
     return {FACTS[key]: _plain(value) for key, value in facts.items() if value is not None}
 
 
