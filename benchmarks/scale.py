@@ -58,11 +58,11 @@ class Loads:
 
 FULL = (
     Loads(Setting(1, TINY_SLOTS), (0.6, 1.2, 1.8, 2.4), 14.0),
-    Loads(Setting(2, TINY_SLOTS), (1.2, 2.4), 12.0),
-    Loads(Setting(4, TINY_SLOTS), (1.2, 2.4), 12.0),
-    Loads(Setting(1, PACED_SLOTS, PACED_STEP_S), (0.5, 0.8, 1.1), 20.0),
-    Loads(Setting(2, PACED_SLOTS, PACED_STEP_S), (1.0, 1.6, 2.2), 16.0),
-    Loads(Setting(4, PACED_SLOTS, PACED_STEP_S), (2.0, 3.2, 4.4), 14.0),
+    Loads(Setting(2, TINY_SLOTS), (1.2, 1.8, 2.4), 11.0),
+    Loads(Setting(4, TINY_SLOTS), (1.2, 1.8, 2.4), 11.0),
+    Loads(Setting(1, PACED_SLOTS, PACED_STEP_S), (0.5, 0.8, 1.1), 18.0),
+    Loads(Setting(2, PACED_SLOTS, PACED_STEP_S), (1.0, 1.6, 2.2), 14.0),
+    Loads(Setting(4, PACED_SLOTS, PACED_STEP_S), (2.0, 3.2, 4.4), 12.0),
 )
 QUICK = (
     Loads(Setting(1, TINY_SLOTS), (1.0,), 4.0),
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="a minute, few tasks: whether it works, not how fast")
     parser.add_argument("--seed", type=int, default=1, help="of the arrivals")
-    parser.add_argument("--store-tasks", type=int, default=200, help="for the store by itself")
+    parser.add_argument("--store-tasks", type=int, default=120, help="for the store by itself")
     parser.add_argument("--burst", type=int, default=80, help="tasks for the conductor by itself, all at once")
     parser.add_argument("--figures", type=Path, help="a JSON file to write, for benchmarks/capacity.py")
     parser.add_argument("--picture", type=Path, help="a PNG file to write")

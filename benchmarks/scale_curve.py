@@ -22,7 +22,8 @@ class Point:
 
     Attributes:
         offered_per_s: tasks that arrived, over the window in which they did.
-        finished_per_s: tasks that ended within a window of that length, which begins later by a lone task's time.
+        finished_per_s: tasks that were taken, over the window and what the last of them was late: what it ended
+            later than two lone tasks' time after the window, which is the rule's own allowance.
         p50_s, p95_s, p99_s: of the tasks that were taken, from scheduled arrival to completed.
         refused: tasks answered 429.
     """
@@ -57,12 +58,12 @@ def point(at_s: Sequence[float], took_s: Sequence[float | None], window_s: float
     """
     taken = [time_s for time_s in took_s if time_s is not None]
     ends_s = [arrival_s + time_s for arrival_s, time_s in zip(at_s, took_s, strict=True) if time_s is not None]
-    finished = sum(alone_s < end_s <= alone_s + window_s for end_s in ends_s)
+    late_s = max(0.0, max(ends_s) - window_s - SLOWER_MAX * alone_s)
     return Point(
         offered_per_s=len(at_s) / window_s,
         window_s=window_s,
         tasks=len(at_s),
-        finished_per_s=finished / window_s,
+        finished_per_s=len(taken) / (window_s + late_s),
         p50_s=percentile(taken, 0.5),
         p95_s=percentile(taken, 0.95),
         p99_s=percentile(taken, 0.99),

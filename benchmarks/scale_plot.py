@@ -12,7 +12,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from benchmarks.scale_curve import SLOWER_MAX
 from benchmarks.scale_figures import Figures, Series
 
 _GROUND, _INK = "#f7f7f4", "#26262b"
@@ -23,8 +22,8 @@ _STYLE: Any = {  # matplotlib's stubs would have each key's literal type
     "font.size": 9,
 }
 _TITLES = {
-    "tiny": "really computed; all share {cores} cores",
-    "paced": "an engine that is a timer: the service's own scaling",
+    "tiny": "computed, all on the same {cores} cores",
+    "paced": "the engine a timer, no cores",
 }
 
 
@@ -47,11 +46,11 @@ def _times(axes: Axes, series: list[Series]) -> None:
         axes.plot(offered, [point.p50_s for point in points], "o-", color=colour, label=f"{each.replicas}, p50")
         axes.plot(offered, [point.p95_s for point in points], "s--", color=colour, label=f"{each.replicas}, p95")
         if each.knee_per_s is not None:
-            axes.plot([each.knee_per_s], [SLOWER_MAX * each.alone_s], "*", color=colour, markersize=14)
-    axes.set_ylabel("task time (s); star: the knee")
+            axes.axvline(each.knee_per_s, color=colour, linestyle=":", label=f"{each.replicas}, knee")
+    axes.set_ylabel("task time (s)")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(title="replicas", fontsize=8, framealpha=0.6)
+    axes.legend(title="replicas", fontsize=7, framealpha=0.6)
 
 
 def _finished(axes: Axes, series: list[Series]) -> None:
