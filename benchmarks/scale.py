@@ -82,7 +82,12 @@ def main() -> None:
     options = parser.parse_args()
     since_s, load_average = perf_counter(), os.getloadavg()[0]
     engine_times = scale_limits.engine_times(ENGINE_REQUESTS, PROMPT_S, NEW_S)
-    print(f"the engine by itself: {engine_times}", flush=True)
+    for each in engine_times:
+        alone = f"{each.requests} at once in {each.wall_s:.2f} s, {each.cores:.2f} cores"
+        print(
+            f"ceiling: the engine with nothing around it, {each.requests / each.wall_s:.1f} tasks/s: {alone}",
+            flush=True,
+        )
     with ground() as here:
         plan = QUICK if options.quick else FULL
         series = [_measured(here, loads, options.seed) for loads in plan]
