@@ -80,48 +80,48 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="a JSON file to write, for benchmarks/capacity.py")
     parser.add_argument("--picture", type=Path, help="a PNG file to write")
     options = parser.parse_args()
-    since_s, load_average = perf_counter(), os.getloadavg()[0]
-    engine_times = scale_limits.engine_times(ENGINE_REQUESTS, PROMPT_S, NEW_S)
-    for each in engine_times:
-        alone = f"{each.requests} at once in {each.wall_s:.2f} s, {each.cores:.2f} cores"
-        print(
-            f"ceiling: the engine with nothing around it, {each.requests / each.wall_s:.1f} tasks/s: {alone}",
-            flush=True,
-        )
-    with ground() as here:
-        plan = QUICK if options.quick else FULL
-        series = [_measured(here, loads, options.seed) for loads in plan]
-        conductor = _conductor_limits(here, options.burst)
-        store = asyncio.run(
-            scale_limits.store_limits(here.database, options.store_tasks, LIMITS_PROMPT_S, LIMITS_NEW_S)
-        )
-    print(f"the store by itself: {store}", flush=True)
-    figures = Figures(
-        conditions={
-            "machine": machine(threads=1),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "database": "SecantusDB, embedded",
-            "load_average_before": round(load_average, 2),
-            "wall_s": round(perf_counter() - since_s),
-            "seed": options.seed,
-            "quick": options.quick,
-            "upload_bytes": len(_upload()),
-            "prompt_s": PROMPT_S,
-            "new_s": NEW_S,
-            "limits_prompt_s": LIMITS_PROMPT_S,
-            "limits_new_s": LIMITS_NEW_S,
-        },
-        series=series,
-        engine=[Engine(each.requests, round(each.wall_s, 4), round(each.cores, 3)) for each in engine_times],
-        store=_rounded(asdict(store)),
-        conductor=conductor,
-    )
+    figures = _figures(options)
     if options.figures:
         write_figures(figures, options.figures)
     if options.picture:
         plot(figures, options.picture)
     print(json.dumps(asdict(figures)))
+
+
+def _figures(options: argparse.Namespace) -> Figures:
+    since_s, load_average = perf_counter(), os.getloadavg()[0]
+    engine = _ceiling()
+    with ground() as here:
+        series = [_measured(here, loads, options.seed) for loads in (QUICK if options.quick else FULL)]
+        conductor = _conductor_limits(here, options.burst)
+        store = _store_limits(here, options.store_tasks)
+    conditions = {
+        "machine": machine(threads=1),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "database": "SecantusDB, embedded",
+        "load_average_before": round(load_average, 2),
+        "wall_s": round(perf_counter() - since_s),
+        "seed": options.seed,
+        "quick": options.quick,
+        "upload_bytes": len(_upload()),
+        "prompt_s": PROMPT_S,
+        "new_s": NEW_S,
+        "limits_prompt_s": LIMITS_PROMPT_S,
+        "limits_new_s": LIMITS_NEW_S,
+    }
+    return Figures(conditions, series, engine, store, conductor)
+
+
+def _ceiling() -> list[Engine]:
+    """What the tiny checkpoint's engine makes with nothing around it."""
+    times = scale_limits.engine_times(ENGINE_REQUESTS, PROMPT_S, NEW_S)
+    for each in times:
+        rate_per_s = each.requests / each.wall_s
+        print(
+            f"ceiling: {rate_per_s:.1f} tasks/s, {each.requests} at once, by the engine alone, {each.cores:.2f} cores"
+        )
+    return [Engine(each.requests, round(each.wall_s, 4), round(each.cores, 3)) for each in times]
 
 
 def _measured(here: Ground, loads: Loads, seed: int) -> Series:
@@ -186,6 +186,12 @@ def _conductor_limits(here: Ground, burst: int) -> dict[str, Any]:
         "others_cores": round(took.others_cores, 2),
         "operations_per_task": operations,
     }
+
+
+def _store_limits(here: Ground, tasks: int) -> dict[str, Any]:
+    limits = asyncio.run(scale_limits.store_limits(here.database, tasks, LIMITS_PROMPT_S, LIMITS_NEW_S))
+    print(f"the store by itself: {limits}", flush=True)
+    return _rounded(asdict(limits))
 
 
 def _job(service: Service) -> Job:
