@@ -29,7 +29,7 @@ from typing import Any
 from benchmarks import scale_limits
 from benchmarks.engine import machine
 from benchmarks.scale_curve import knee_per_s, point
-from benchmarks.scale_figures import Engine, Figures, Measured, Series, Stages, write_figures
+from benchmarks.scale_figures import Engine, Figures, Measured, Series, Stages, read_figures, write_figures
 from benchmarks.scale_load import Asked, Job, arrivals_s, offer, one_by_one
 from benchmarks.scale_parts import read, spent
 from benchmarks.scale_plot import plot
@@ -45,6 +45,7 @@ ALONE, WARM_UP = 7, 2
 TINY_SLOTS = 8
 PACED_SLOTS, PACED_STEP_S = 2, 0.01  # 1.5 s in a slot
 ENGINE_REQUESTS = (1, 2, 4, 8)
+PARTS = (TINY, PACED, LIMITS) = ("tiny", "paced", "limits")
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,17 @@ def main() -> None:
     """Prints each load as it is measured, writes figures and picture where asked to, and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="a minute, few tasks: whether it works, not how fast")
+    parser.add_argument("--only", choices=PARTS, help="measures this alone; the rest stays as --figures has it")
     parser.add_argument("--seed", type=int, default=1, help="of the arrivals")
     parser.add_argument("--store-tasks", type=int, default=120, help="for the store by itself")
     parser.add_argument("--burst", type=int, default=80, help="tasks for the conductor by itself, all at once")
     parser.add_argument("--figures", type=Path, help="a JSON file to write, for benchmarks/capacity.py")
     parser.add_argument("--picture", type=Path, help="a PNG file to write")
     options = parser.parse_args()
-    figures = _figures(options)
+    if options.only and not options.figures:
+        parser.error("--only needs --figures: a file that has the rest")
+    kept = read_figures(options.figures) if options.only else None
+    figures = _figures(options, kept)
     if options.figures:
         write_figures(figures, options.figures)
     if options.picture:
@@ -88,20 +93,24 @@ def main() -> None:
     print(json.dumps(asdict(figures)))
 
 
-def _figures(options: argparse.Namespace) -> Figures:
+def _figures(options: argparse.Namespace, kept: Figures | None) -> Figures:
+    """Measures what is asked for; the rest is what was kept of it."""
     since_s, load_average = perf_counter(), os.getloadavg()[0]
-    engine = _ceiling()
+    measured = [options.only] if kept else PARTS
+    plan = [loads for loads in (QUICK if options.quick else FULL) if _kind(loads.setting) in measured]
+    engine = kept.engine if kept and TINY not in measured else _ceiling()
     with ground() as here:
-        series = [_measured(here, loads, options.seed) for loads in (QUICK if options.quick else FULL)]
-        conductor = _conductor_limits(here, options.burst)
-        store = _store_limits(here, options.store_tasks)
+        series = [_measured(here, loads, options.seed) for loads in plan]
+        conductor = kept.conductor if kept and LIMITS not in measured else _conductor_limits(here, options.burst)
+        store = kept.store if kept and LIMITS not in measured else _store_limits(here, options.store_tasks)
+    run = {"load_average_before": round(load_average, 2), "wall_s": round(perf_counter() - since_s)}
     conditions = {
         "machine": machine(threads=1),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "database": "SecantusDB, embedded",
-        "load_average_before": round(load_average, 2),
-        "wall_s": round(perf_counter() - since_s),
+        "runs": {**(kept.conditions["runs"] if kept else {}), **dict.fromkeys(measured, run)},
+        "niceness": os.nice(0),
         "seed": options.seed,
         "quick": options.quick,
         "upload_bytes": len(_upload()),
@@ -110,7 +119,17 @@ def _figures(options: argparse.Namespace) -> Figures:
         "limits_prompt_s": LIMITS_PROMPT_S,
         "limits_new_s": LIMITS_NEW_S,
     }
+    if kept:
+        series = sorted([*series, *(each for each in kept.series if each.engine not in measured)], key=_order)
     return Figures(conditions, series, engine, store, conductor)
+
+
+def _kind(setting: Setting) -> str:
+    return TINY if setting.step_s is None else PACED
+
+
+def _order(series: Series) -> tuple[int, int]:
+    return PARTS.index(series.engine), series.replicas
 
 
 def _ceiling() -> list[Engine]:
@@ -127,7 +146,7 @@ def _ceiling() -> list[Engine]:
 def _measured(here: Ground, loads: Loads, seed: int) -> Series:
     """One setting: tasks alone, then each load in turn."""
     setting = loads.setting
-    kind = "tiny" if setting.step_s is None else "paced"
+    kind = _kind(setting)
     with here.service(setting, f"{kind}-{setting.replicas}") as service:
         job = _job(service)
         alone = asyncio.run(one_by_one(service, job, ALONE))[WARM_UP:]
