@@ -19,7 +19,7 @@ import asyncio
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -41,7 +41,7 @@ from gary.audio.files import encode_wav
 PROMPT_S, NEW_S = 4.0, 3.0  # of the series
 LIMITS_PROMPT_S, LIMITS_NEW_S = 6.0, 20.0  # of the store and the conductor by themselves: a listener's usual task
 SOURCE_BARS, SOURCE_BPM, SOURCE_RATE_HZ = 4, 120.0, 44_100  # 8 s
-ALONE, WARM_UP = 7, 2
+ALONE, WARM_UP = 6, 2
 TINY_SLOTS = 8
 PACED_SLOTS, PACED_STEP_S = 2, 0.01  # 1.5 s in a slot
 ENGINE_REQUESTS = (1, 2, 4, 8)
@@ -58,12 +58,12 @@ class Loads:
 
 
 FULL = (
-    Loads(Setting(1, TINY_SLOTS), (0.6, 1.2, 1.8, 2.4), 14.0),
-    Loads(Setting(2, TINY_SLOTS), (1.2, 1.8, 2.4), 11.0),
-    Loads(Setting(4, TINY_SLOTS), (1.2, 1.8, 2.4), 11.0),
-    Loads(Setting(1, PACED_SLOTS, PACED_STEP_S), (0.5, 0.8, 1.1), 18.0),
-    Loads(Setting(2, PACED_SLOTS, PACED_STEP_S), (1.0, 1.6, 2.2), 14.0),
-    Loads(Setting(4, PACED_SLOTS, PACED_STEP_S), (2.0, 3.2, 4.4), 12.0),
+    Loads(Setting(1, TINY_SLOTS), (0.6, 1.2, 1.8, 2.4), 11.0),
+    Loads(Setting(2, TINY_SLOTS), (1.2, 2.4), 9.0),
+    Loads(Setting(4, TINY_SLOTS), (1.2, 2.4), 9.0),
+    Loads(Setting(1, PACED_SLOTS, PACED_STEP_S), (0.6, 0.9, 1.2), 14.0),
+    Loads(Setting(2, PACED_SLOTS, PACED_STEP_S), (1.6, 2.2, 2.8), 10.0),
+    Loads(Setting(4, PACED_SLOTS, PACED_STEP_S), (3.2, 4.4, 5.6), 9.0),
 )
 QUICK = (
     Loads(Setting(1, TINY_SLOTS), (1.0,), 4.0),
@@ -75,42 +75,57 @@ def main() -> None:
     """Prints each load as it is measured, writes figures and picture where asked to, and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="a minute, few tasks: whether it works, not how fast")
-    parser.add_argument("--only", choices=PARTS, help="measures this alone; the rest stays as --figures has it")
+    parser.add_argument("--only", choices=PARTS, nargs="+", help="measures these; the rest stays as --figures has it")
     parser.add_argument("--seed", type=int, default=1, help="of the arrivals")
-    parser.add_argument("--store-tasks", type=int, default=120, help="for the store by itself")
+    parser.add_argument("--store-tasks", type=int, default=80, help="for the store by itself")
     parser.add_argument("--burst", type=int, default=80, help="tasks for the conductor by itself, all at once")
     parser.add_argument("--figures", type=Path, help="a JSON file to write, for benchmarks/capacity.py")
     parser.add_argument("--picture", type=Path, help="a PNG file to write")
     options = parser.parse_args()
-    if options.only and not options.figures:
-        parser.error("--only needs --figures: a file that has the rest")
-    kept = read_figures(options.figures) if options.only else None
-    figures = _figures(options, kept)
-    if options.figures:
-        write_figures(figures, options.figures)
+    measured = options.only or list(PARTS)
+    kept = _kept(options.figures, measured) if options.only else Figures()
+    for figures in _measured_more(kept, measured, options):  # written each time: a run may break off
+        if options.figures:
+            write_figures(figures, options.figures)
     if options.picture:
         plot(figures, options.picture)
     print(json.dumps(asdict(figures)))
 
 
-def _figures(options: argparse.Namespace, kept: Figures | None) -> Figures:
-    """Measures what is asked for; the rest is what was kept of it."""
-    since_s, load_average = perf_counter(), os.getloadavg()[0]
-    measured = [options.only] if kept else PARTS
-    plan = [loads for loads in (QUICK if options.quick else FULL) if _kind(loads.setting) in measured]
-    engine = kept.engine if kept and TINY not in measured else _ceiling()
+def _kept(path: Path | None, measured: Sequence[str]) -> Figures:
+    """What a file has of the parts that are not measured now."""
+    if path is None or not path.exists():
+        return Figures()
+    kept = read_figures(path)
+    return replace(kept, series=[each for each in kept.series if each.engine not in measured])
+
+
+def _measured_more(figures: Figures, measured: Sequence[str], options: argparse.Namespace) -> Iterator[Figures]:
+    """These figures with one part after the other."""
+    run = {"load_average_before": round(os.getloadavg()[0], 2), "niceness": os.nice(0)}
+    runs = {**figures.conditions.get("runs", {}), **dict.fromkeys(measured, run)}
+    figures = replace(figures, conditions=_conditions(options) | {"runs": runs})
+    since_s = perf_counter()
+    if TINY in measured:
+        figures = replace(figures, engine=_ceiling())
     with ground() as here:
-        series = [_measured(here, loads, options.seed) for loads in plan]
-        conductor = kept.conductor if kept and LIMITS not in measured else _conductor_limits(here, options.burst)
-        store = kept.store if kept and LIMITS not in measured else _store_limits(here, options.store_tasks)
-    run = {"load_average_before": round(load_average, 2), "wall_s": round(perf_counter() - since_s)}
-    conditions = {
+        for loads in QUICK if options.quick else FULL:
+            if _kind(loads.setting) in measured:
+                series = sorted([*figures.series, _measured(here, loads, options.seed)], key=_order)
+                yield (figures := replace(figures, series=series))
+        if LIMITS in measured:
+            figures = replace(figures, conductor=_conductor_limits(here, options.burst))
+            yield (figures := replace(figures, store=_store_limits(here, options.store_tasks)))
+    run["wall_s"] = round(perf_counter() - since_s)
+    yield figures
+
+
+def _conditions(options: argparse.Namespace) -> dict[str, Any]:
+    return {
         "machine": machine(threads=1),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "database": "SecantusDB, embedded",
-        "runs": {**(kept.conditions["runs"] if kept else {}), **dict.fromkeys(measured, run)},
-        "niceness": os.nice(0),
         "seed": options.seed,
         "quick": options.quick,
         "upload_bytes": len(_upload()),
@@ -119,9 +134,6 @@ def _figures(options: argparse.Namespace, kept: Figures | None) -> Figures:
         "limits_prompt_s": LIMITS_PROMPT_S,
         "limits_new_s": LIMITS_NEW_S,
     }
-    if kept:
-        series = sorted([*series, *(each for each in kept.series if each.engine not in measured)], key=_order)
-    return Figures(conditions, series, engine, store, conductor)
 
 
 def _kind(setting: Setting) -> str:

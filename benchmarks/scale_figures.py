@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,11 @@ class Figures:
         conductor: rates of a burst, in tasks a second, and what each part took for a task.
     """
 
-    conditions: dict[str, Any]
-    series: list[Series]
-    engine: list[Engine]
-    store: dict[str, Any]
-    conductor: dict[str, Any]
+    conditions: dict[str, Any] = field(default_factory=dict)
+    series: list[Series] = field(default_factory=list)
+    engine: list[Engine] = field(default_factory=list)
+    store: dict[str, Any] = field(default_factory=dict)
+    conductor: dict[str, Any] = field(default_factory=dict)
 
 
 _FILE = TypeAdapter(Figures)

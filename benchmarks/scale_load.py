@@ -91,7 +91,7 @@ async def offer(service: Service, job: Job, at_s: Sequence[float]) -> list[Asked
     """Offers a task at each of these times and waits until all that were taken are over.
 
     Raises:
-        aiohttp.ClientResponseError: an answer was neither 202 nor 429.
+        ExceptionGroup: of RuntimeError: an answer was neither 202 nor 429.
         RuntimeError: a task failed, or was not over in time.
     """
     async with _clients(service) as (http, tasks):
@@ -135,7 +135,8 @@ async def _post(http: aiohttp.ClientSession, body: Document) -> str | None:
     async with http.post("/v1/tasks", **body) as answer:
         if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             return None
-        answer.raise_for_status()
+        if answer.status != HTTPStatus.ACCEPTED:
+            raise RuntimeError(f"a task was answered {answer.status}: {await answer.text()}")
         return str((await answer.json())["id"])
 
 
