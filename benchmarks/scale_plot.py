@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from benchmarks.scale_figures import Figures, Series
+from benchmarks.scale_figures import Figures, Series, digest
 
 _GROUND, _INK = "#f7f7f4", "#26262b"
 _COLOURS = {1: "#0b6e99", 2: "#c4541b", 4: "#4f7a28"}
@@ -35,7 +35,7 @@ def plot(figures: Figures, path: Path) -> None:
             _times(above, [each for each in figures.series if each.engine == kind])
             _finished(below, [each for each in figures.series if each.engine == kind])
             above.set_title(f"{kind}: {title.format(cores=figures.conditions['cores'])}")
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=110, metadata={"Description": digest(figures)})
         pyplot.close(figure)
 
 
