@@ -77,7 +77,7 @@ def knee_per_s(points: Sequence[Point], alone_s: float) -> float | None:
     Args:
         points: by rising load.
     """
-    failing = next((index for index, each in enumerate(points) if not _is_carried(each, alone_s)), None)
+    failing = next((index for index, each in enumerate(points) if not is_carried(each, alone_s)), None)
     if not failing:
         return None
     last, first = points[failing - 1], points[failing]
@@ -86,7 +86,8 @@ def knee_per_s(points: Sequence[Point], alone_s: float) -> float | None:
     return last.offered_per_s + min(shares) * (first.offered_per_s - last.offered_per_s)
 
 
-def _is_carried(each: Point, alone_s: float) -> bool:
+def is_carried(each: Point, alone_s: float) -> bool:
+    """Whether a load keeps to the rule."""
     return max(_excess(each, alone_s)) <= 0
 
 
