@@ -1,8 +1,9 @@
 """The measured service as a network of pools, and how near its predictions come to what was measured.
 
 Parameters are taken from one replica alone: what each stage of a lone task takes, and what each part takes of the
-cores for a task under that replica's heaviest load. Predicted, and checked, is everything else: other loads,
-other numbers of replicas, the knees. Arrivals are those that were offered.
+cores for a task under the heaviest load that the replica kept up with (beyond it a task costs less: batches are larger
+and looks fewer). Predicted, and checked, is everything else: other loads, other numbers of replicas, the knees.
+Arrivals are those that were offered.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from benchmarks.pools import Job, Network, Pool, Visit
-from benchmarks.scale_curve import Point, is_carried, knee_per_s, point
+from benchmarks.scale_curve import FINISHED_MIN, Point, is_carried, knee_per_s, point
 from benchmarks.scale_figures import Engine, Figures, Measured, Series
 from benchmarks.scale_load import arrivals_s
 from benchmarks.scale_parts import CLIENT
@@ -49,7 +50,8 @@ def house(figures: Figures, engine: str) -> House:
         "store_s": base.alone.store_s,
     }
     speed = slowed(figures.engine) if base.step_s is None else (lambda jobs: 1.0)
-    return House(stages_s, _cpu_s(stages_s, base.points[-1]), speed, cores_had(figures))
+    kept_up = [each for each in base.points if each.point.finished_per_s >= FINISHED_MIN * each.point.offered_per_s]
+    return House(stages_s, _cpu_s(stages_s, kept_up[-1]), speed, cores_had(figures))
 
 
 def cores_had(figures: Figures) -> float:

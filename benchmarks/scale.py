@@ -166,7 +166,7 @@ def _measured(here: Ground, loads: Loads, seed: int) -> Series:
     """One setting: tasks alone, then each load in turn."""
     setting = loads.setting
     kind = _kind(setting)
-    with here.service(setting, f"{kind}-{setting.replicas}") as service:
+    with here.service(setting) as service:
         job = _job(service)
         alone = asyncio.run(one_by_one(service, job, ALONE))[WARM_UP:]
         alone_s = median(_times_s(alone))
@@ -206,14 +206,14 @@ def _load(service: Service, job: Job, rate_per_s: float, window_s: float, seed: 
 
 def _conductor_limits(here: Ground, burst: int) -> dict[str, Any]:
     """A burst for one conductor and one ingress, with an engine that answers at once."""
-    with here.service(Setting(1, burst, 0.0), "conductor-limits") as service:
+    with here.service(Setting(1, burst, 0.0)) as service:
         job = replace(_job(service), prompt_s=LIMITS_PROMPT_S, new_s=LIMITS_NEW_S)
         asyncio.run(one_by_one(service, job, WARM_UP))
         before = read(service.uri)
         asked = asyncio.run(offer(service, job, [0.0] * burst))
         took = spent(before, read(service.uri))
         ids = [each.task_id for each in asked if each.task_id is not None]
-        rates = scale_limits.rates(service.uri, service.database, ids)
+        rates = scale_limits.rates(service.uri, ids)
     print(f"the conductor by itself: {rates}, {took.all_cores:.2f} cores", flush=True)
     cpu_s = {part: round(cores * took.wall_s / burst, 4) for part, cores in took.cores.items() if cores >= 0.01}
     operations = {kind: round(each * took.wall_s / burst, 1) for kind, each in took.operations_per_s.items()}
@@ -227,7 +227,8 @@ def _conductor_limits(here: Ground, burst: int) -> dict[str, Any]:
 
 
 def _store_limits(here: Ground, tasks: int) -> dict[str, Any]:
-    limits = asyncio.run(scale_limits.store_limits(here.database, tasks, LIMITS_PROMPT_S, LIMITS_NEW_S))
+    with here.database() as database:
+        limits = asyncio.run(scale_limits.store_limits(database, tasks, LIMITS_PROMPT_S, LIMITS_NEW_S))
     print(f"the store by itself: {limits}", flush=True)
     return _rounded(asdict(limits))
 

@@ -22,6 +22,7 @@ from bson import ObjectId
 from pymongo import MongoClient, monitoring
 
 from benchmarks.scale_engine import CODEBOOKS, FRAMES_PER_S, RATE_HZ
+from benchmarks.scale_service import DATABASE
 from gary.config import DatabaseConfig, EngineConfig, TasksConfig
 from gary.tasks.embedded import EmbeddedDatabase
 from gary.tasks.music import Length, MusicJob, Receipt, Sampling, Sheet, TaskSource
@@ -81,7 +82,7 @@ class StoreLimits:
 
 async def store_limits(database: EmbeddedDatabase, tasks: int, prompt_s: float, new_s: float) -> StoreLimits:
     """Has so many tasks created, then claimed, then finished with so much music each, prompt and new."""
-    config = DatabaseConfig(uri=database.uri, name="store-limits")
+    config = DatabaseConfig(uri=database.uri)
     commands = Commands()
     # The store makes its own client. There is no way to take a listener back; it counts for nobody else.
     monitoring.register(commands)
@@ -192,12 +193,12 @@ class Rates:
     finished_per_s: float
 
 
-def rates(uri: str, database: str, ids: Sequence[str]) -> Rates:
+def rates(uri: str, ids: Sequence[str]) -> Rates:
     """By the times that the service recorded for these tasks."""
     client: MongoClient[dict[str, Any]]
     with MongoClient(uri, tz_aware=True) as client:
         wanted = {"_id": {"$in": list(map(ObjectId, ids))}}
-        found: list[dict[str, Any]] = list(client[database]["tasks"].find(wanted, {"steps": 1}))
+        found: list[dict[str, Any]] = list(client[DATABASE]["tasks"].find(wanted, {"steps": 1}))
     steps = [task["steps"] for task in found]
 
     def per_s(status: Status) -> float:

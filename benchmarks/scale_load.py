@@ -23,7 +23,7 @@ from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 
 from benchmarks.scale_figures import Stages
-from benchmarks.scale_service import MODEL, Service
+from benchmarks.scale_service import DATABASE, MODEL, Service
 from gary.tasks.task import UNFINISHED
 
 Document = dict[str, Any]
@@ -127,7 +127,7 @@ async def _clients(service: Service) -> AsyncIterator[tuple[aiohttp.ClientSessio
         aiohttp.ClientSession(service.base_url, connector=connector, timeout=timeout) as http,
         AsyncMongoClient[Document](service.uri, tz_aware=True, tzinfo=UTC) as mongo,
     ):
-        yield http, mongo[service.database]["tasks"]
+        yield http, mongo[DATABASE]["tasks"]
 
 
 async def _post(http: aiohttp.ClientSession, body: Document) -> str | None:

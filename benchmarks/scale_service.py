@@ -1,7 +1,7 @@
 """The service on a Ray of this process, as often as it is asked for: the product's deployments, replicas by number.
 
-One database server outlives them all; each service has a database of its own on it, so that none finds the tasks of
-the one before.
+Each service has a database server of its own. One server for all of them stopped answering for good, twice, while the
+fifth service began on it; the product's own deployment of it would have been replaced by Serve.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from ray import serve
 
 from benchmarks.scale_engine import PacedMusicGen
 from deployments import app, conductor, cropper, fetcher, ingress, musicgen
-from gary.config import AppArgs
+from gary.config import AppArgs, DatabaseConfig
 from gary.tasks.embedded import EmbeddedDatabase
 from tests.running import APP_NAME, ROOT, ray_session
 
 MODEL = "bench"
+DATABASE = DatabaseConfig().name
 UNFINISHED_TASKS = 200
 # Ray's workers would be of niceness 15, and give way to whatever else this machine does.
 _RAYS = {
@@ -55,59 +56,70 @@ class Service:
     """A service that runs.
 
     Attributes:
-        uri, database: where its tasks are.
+        server: of its database.
     """
 
     setting: Setting
     base_url: str
-    uri: str
-    database: str
+    server: EmbeddedDatabase
+
+    @property
+    def uri(self) -> str:
+        return self.server.uri
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What every service here stands on."""
+    """What every service here stands on.
+
+    Attributes:
+        root: of all their files.
+    """
 
     port: int
-    database: EmbeddedDatabase
+    root: Path
 
     @contextmanager
-    def service(self, setting: Setting, name: str) -> Iterator[Service]:
-        """Deploys the service and waits until it is up; takes it down at the end.
+    def service(self, setting: Setting) -> Iterator[Service]:
+        """Deploys the service and waits until it is up; takes it down at the end."""
+        with self.database() as server:
+            application = app.assemble(_args(setting, server.uri), _parts(setting))
+            serve.run(application, name=APP_NAME, logging_config={"encoding": "JSON"})
+            try:
+                yield Service(setting, f"http://127.0.0.1:{self.port}", server)
+            finally:
+                serve.delete(APP_NAME)
 
-        Args:
-            name: of its database.
-        """
-        args = _args(setting, self.database.uri, name)
-        serve.run(app.assemble(args, _parts(setting)), name=APP_NAME, logging_config={"encoding": "JSON"})
+    @contextmanager
+    def database(self) -> Iterator[EmbeddedDatabase]:
+        """An empty one."""
+        server = EmbeddedDatabase(Path(tempfile.mkdtemp(dir=self.root)))
         try:
-            yield Service(setting, f"http://127.0.0.1:{self.port}", self.database.uri, name)
+            server.start()
+            yield server
         finally:
-            serve.delete(APP_NAME)
+            server.stop()
 
 
 @contextmanager
 def ground() -> Iterator[Ground]:
-    """Ray, Serve and a database server, with a directory for all their files that goes with them."""
+    """Ray and Serve, with a directory for all their files that goes with them."""
     root = Path(tempfile.mkdtemp(prefix="gc-", dir="/tmp"))  # a short name: Ray's sockets lie there
     os.environ.update(_RAYS, RAY_TMPDIR=str(root), PYTHONPATH=str(ROOT))
-    database = EmbeddedDatabase(root / "data")
     try:
-        database.start()
         with ray_session() as port:
-            yield Ground(port, database)
+            yield Ground(port, root)
     finally:
-        database.stop()
         shutil.rmtree(root)
 
 
-def _args(setting: Setting, uri: str, database: str) -> AppArgs:
+def _args(setting: Setting, uri: str) -> AppArgs:
     """Those of a laptop, but for one model, its slots, and how many tasks may wait."""
     args: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.dev.yaml").read_text())["applications"][0]["args"]
     checkpoint = ".models/gary-tiny" if setting.step_s is None else str(setting.step_s)
     args["models"] = [{"name": MODEL, "checkpoint": checkpoint, "size": "bench"}]
     args["default_model"] = MODEL
-    args["database"] = {"uri": uri, "name": database}
+    args["database"] = {"uri": uri}
     args["engine"] |= {"slots": setting.slots}
     args["limits"] = {"unfinished_tasks": UNFINISHED_TASKS}
     return AppArgs.model_validate(args)
