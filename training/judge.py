@@ -1,0 +1,65 @@
+"""Judges the codec on held-out loops. The language model is not trained before `tempo_ratio` reaches `GATE`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gary.audio.clip import Samples
+from training.grid import RATE_HZ
+from training.loops import Loop, make_loop
+from training.measures import mel_distance_db, si_sdr_db, tempo_is
+
+GATE = 0.9  # of the tempi found in the truth, found in the codec's rendering too
+HEARD_S = 12.0
+
+
+def judged_loops(count: int) -> list[Loop]:
+    """The first held-out loops that have drums: without them, no tempo is found for sure in the truth either."""
+    found: list[Loop] = []
+    number = 0
+    while len(found) < count:
+        loop = make_loop(number, "held-out")
+        if "drums" in loop.score.parts:
+            found.append(loop)
+        number += 1
+    return found
+
+
+@torch.no_grad()
+def render(codec: Any, wave: Samples, device: str) -> Samples:
+    """What a codec makes of a wave [N] at 32 kHz, always in fp32: codes of another precision are other codes."""
+    with exact():
+        samples = torch.from_numpy(wave)[None, None].to(device)
+        codes, _ = codec.encode(samples)
+        made: Tensor = codec.decode(codes)[0, 0, : len(wave)]
+    return made.float().cpu().numpy()
+
+
+def exact() -> Any:
+    """While it lasts, a GPU convolves and multiplies in fp32, not in TF32."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
+def judge_codec(codec: Any, count: int, device: str) -> dict[str, float]:
+    """Figures of a codec on `count` held-out loops; `tempo_ratio` is the gate's."""
+    codec.eval()
+    in_truth, in_made, distortion, distance = [], [], [], []
+    for loop in judged_loops(count):
+        truth = loop.played(round(HEARD_S * RATE_HZ))
+        made = render(codec, truth, device)
+        in_truth.append(tempo_is(truth, RATE_HZ, loop.bpm))
+        in_made.append(tempo_is(made, RATE_HZ, loop.bpm))
+        distortion.append(si_sdr_db(made, truth))
+        distance.append(mel_distance_db(made, truth, RATE_HZ))
+    return {
+        "loops": count,
+        "tempo_in_truth": round(float(np.mean(in_truth)), 4),
+        "tempo_in_codec": round(float(np.mean(in_made)), 4),
+        "tempo_ratio": round(sum(in_made) / max(sum(in_truth), 1), 4),
+        "si_sdr_db": round(float(np.median(distortion)), 2),
+        "mel_distance_db": round(float(np.median(distance)), 2),
+    }
