@@ -1,6 +1,5 @@
 """A training run on disk, and the one loop that trains. One that was stopped and started again ends the same.
 
-
 That holds bit for bit on a CPU where the budget is in steps: a batch follows from its step, nothing draws from a
 generator that lives on, and a state is written whole or not at all. A budget in minutes counts the minutes of all
 sittings.
@@ -24,7 +23,6 @@ from torch import Tensor, nn
 log = logging.getLogger("training")
 Batch = TypeVar("Batch")
 LOG_STEPS = 25
-SAVE_S = 60.0
 
 
 class TrainingDiverged(Exception):
@@ -37,11 +35,13 @@ class Budget:
 
     Attributes:
         sitting_minutes: this process stops after so long, finished or not.
+        save_s: a state is written so often; what a crash costs.
     """
 
     steps: int | None = None
     minutes: float | None = None
     sitting_minutes: float = math.inf
+    save_s: float = 60.0
 
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
@@ -147,7 +147,7 @@ def train(phase: Phase[Any], run: Run, budget: Budget) -> bool:
         elapsed_s = before_s + now_s - began_s
         progress = budget.progress(step, elapsed_s)
         done = progress >= 1
-        if done or now_s - saved_s > SAVE_S or now_s - began_s > 60 * budget.sitting_minutes:
+        if done or now_s - saved_s >= budget.save_s or now_s - began_s > 60 * budget.sitting_minutes:
             run.save(phase, step, elapsed_s, done)
             saved_s = now_s
             if now_s - began_s > 60 * budget.sitting_minutes:

@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from gary.audio.clip import Samples
 from training.grid import RATE_HZ, bar_samples
 from training.loops import Loop, loops
 from training.measures import (
@@ -24,11 +25,11 @@ PROMPT_S, MORE_S = 6, 8
 DRUMMED = list(islice((loop for loop in loops("held-out") if len(loop.score.parts) >= 3), 24))
 
 
-def before(loop: Loop) -> np.ndarray:  # type: ignore[type-arg]
+def before(loop: Loop) -> Samples:
     return loop.played(PROMPT_S * RATE_HZ)
 
 
-def after(loop: Loop, late_samples: int = 0) -> np.ndarray:  # type: ignore[type-arg]
+def after(loop: Loop, late_samples: int = 0) -> Samples:
     return loop.played(MORE_S * RATE_HZ, PROMPT_S * RATE_HZ - late_samples)
 
 
@@ -105,5 +106,5 @@ def test_distances_grow_with_what_is_lost() -> None:
     gentle, rough = (resampled_through(wave, RATE_HZ, low_hz) for low_hz in (16_000, 8000))
     assert mel_distance_db(wave, wave, RATE_HZ) == 0
     assert 0 < mel_distance_db(gentle, wave, RATE_HZ) < mel_distance_db(rough, wave, RATE_HZ)
-    assert si_sdr_db(0.5 * wave, wave) > 60
+    assert si_sdr_db(np.float32(0.5) * wave, wave) > 60
     assert si_sdr_db(gentle, wave) > si_sdr_db(rough, wave) > 0
