@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.run import Run, log
+from training.run import Run, halved, log
 from training.setup import add_common, begin, hub_home
 
 NAME = "gary-demo"
@@ -33,30 +33,21 @@ def export(codec: Any, codec_config: dict[str, Any], lm: Any, lm_config: dict[st
         directory: of the checkpoint, made where it is missing.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    _write(directory / "state_dict.bin", lm_state(lm), lm_config)
+    _write(directory / "state_dict.bin", halved(lm.state_dict()), lm_config)
     _write(directory / "compression_state_dict.bin", codec_state(codec), codec_config)
     return bytes_of(directory)
 
 
-def lm_state(lm: Any) -> dict[str, Tensor]:
-    return {name: _half(weight) for name, weight in lm.state_dict().items()}
-
-
 def codec_state(codec: Any) -> dict[str, Tensor]:
-    """A codebook's running mean is its own on disk too, but for one copy: nothing reads it that does not train."""
-    state = {name: _half(weight) for name, weight in codec.state_dict().items()}
+    """A codec in fp16. A codebook's running mean is written as the codebook itself, once: only training reads it."""
+    state = halved(codec.state_dict())
     means = {name: state[name.removesuffix("_avg")] for name in state if name.endswith("embed_avg")}
-    sizes = {name: size.clamp_max(1) for name, size in state.items() if name.endswith("cluster_size")}  # fp16 overflows
-    return {**state, **means, **sizes}
+    return {**state, **means}
 
 
 def bytes_of(*directories: Path) -> int:
     files = (file for directory in directories for file in directory.rglob("*") if file.is_file())
     return sum(file.stat().st_size for file in files)
-
-
-def _half(weight: Tensor) -> Tensor:
-    return weight.detach().cpu().half() if weight.is_floating_point() else weight.detach().cpu()
 
 
 def _write(file: Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
@@ -79,11 +70,14 @@ def export_run(run: Run, untrained: bool) -> int:
         FileNotFoundError: something is not trained yet.
         TooLarge: more than 30 MB.
     """
-    from training.codec import load_codec
+    from training.codec import DECODER, load_codec
     from training.lm import LM
     from training.networks import TEXT_ENCODER, codec_config, lm_config, make_codec, make_lm
     from training.text import write_text_encoder
 
+    missing = [run.weights_file(part) for part in (DECODER, LM) if not run.weights_file(part).exists()]
+    if missing and not untrained:
+        raise FileNotFoundError(f"not trained yet: {', '.join(str(file) for file in missing)}")
     home = hub_home(run.directory)
     text_encoder = write_text_encoder(home, TEXT_ENCODER)
     codec, lm = make_codec(codec_config()), make_lm(lm_config())

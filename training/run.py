@@ -87,7 +87,7 @@ class Run:
         return self.directory / f"{name}.state.pt"
 
     def weights_file(self, name: str) -> Path:
-        """Weights alone, a third of a state: small enough to be carried between machines."""
+        """Weights alone and in fp16, as they will be exported: a sixth of a state, to be carried between machines."""
         return self.directory / f"{name}.pt"
 
     def curve_file(self, name: str) -> Path:
@@ -96,10 +96,13 @@ class Run:
     def save(self, phase: Phase[Any], step: int, elapsed_s: float, done: bool) -> None:
         place = {"step": step, "elapsed_s": elapsed_s, "done": done, "model": phase.model.state_dict()}
         write_whole(self.state_file(phase.name), {**place, "optimizer": phase.optimizer.state_dict()})
-        write_whole(self.weights_file(phase.name), place)
+        write_whole(self.weights_file(phase.name), {**place, "model": halved(phase.model.state_dict())})
 
     def load(self, phase: Phase[Any]) -> dict[str, Any]:
-        """Puts a phase back where it was saved; its place. Weights that came without a state begin with new moments."""
+        """Puts a phase back where it was saved; its place. Weights that came without a state begin with new moments.
+
+        Such a run does not end as it would have: it was rounded on the way.
+        """
         for file in (self.state_file(phase.name), self.weights_file(phase.name)):
             if file.exists():
                 saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
@@ -121,6 +124,15 @@ class Run:
         if file.exists():
             lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
             file.write_text("".join(line + "\n" for line in lines))
+
+
+def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU in fp16, where they are no integers; what fp16 cannot hold becomes the largest that it can."""
+    most = torch.finfo(torch.float16).max
+    return {
+        name: weight.detach().clamp(-most, most).half().cpu() if weight.is_floating_point() else weight.detach().cpu()
+        for name, weight in state.items()
+    }
 
 
 def write_whole(file: Path, content: Any) -> None:

@@ -22,7 +22,7 @@ class Likeness(nn.Module):
         wave_weight: of the waveform; 0 leaves it out.
     """
 
-    def __init__(self, wave_weight: float = 2.0, wave_below_hz: float = 2000.0) -> None:
+    def __init__(self, wave_weight: float, wave_below_hz: float = 2000.0) -> None:
         super().__init__()
         self._wave_weight, self._wave_below_hz = wave_weight, wave_below_hz
         for window, bands in _WINDOWS:
