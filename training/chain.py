@@ -62,6 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common(parser)
     parser.add_argument("--batch", type=int, default=128, help="of the codec; the language model has a quarter of it")
+    parser.add_argument("--latents", type=int, default=200_000, help="frames that codebooks are made from")
+    parser.add_argument("--judged-loops", type=int, default=100)
     parser.add_argument("--loops", type=int, default=40_000, help="that the language model learns from")
     parser.add_argument("--ungated", action="store_true", help="go on with a codec that loses the tempo")
     parser.set_defaults(minutes=25.0, sitting_minutes=9.0)
@@ -72,7 +74,10 @@ def main() -> None:
     common = ["--run", str(options.run), "--device", device, "--workers", str(options.workers)]
     shares = {"codec": CODEC_SHARE * options.minutes, "lm": (1 - CODEC_SHARE) * options.minutes}
     own = {
-        "codec": ["--batch", str(options.batch)],
+        "codec": [
+            *["--batch", str(options.batch), "--latents", str(options.latents)],
+            *["--judged-loops", str(options.judged_loops)],
+        ],
         "lm": ["--batch", str(options.batch // 4), "--loops", str(options.loops), *["--ungated"] * options.ungated],
     }
     try:

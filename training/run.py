@@ -160,6 +160,7 @@ def train(phase: Phase[Any], run: Run, budget: Budget) -> bool:
         progress = budget.progress(step, elapsed_s)
         done = progress >= 1
         if done or now_s - saved_s >= budget.save_s or now_s - began_s > 60 * budget.sitting_minutes:
+            _means(phase, points, step)  # what is no number is not saved
             run.save(phase, step, elapsed_s, done)
             saved_s = now_s
             if now_s - began_s > 60 * budget.sitting_minutes:
@@ -187,14 +188,25 @@ def _step(phase: Phase[Any], step: int, progress: float) -> dict[str, Tensor]:
 
 
 def _report(phase: Phase[Any], run: Run, points: list[dict[str, Tensor]], step: int, elapsed_s: float) -> None:
-    """Adds the means since the last report to the curve; the one place where the host waits for the device."""
-    means = {name: float(torch.stack([point[name] for point in points]).mean()) for name in points[0]}
-    if not math.isfinite(means["loss"]):
-        raise TrainingDiverged(f"{phase.name}: the loss is {means['loss']} at step {step}")
+    """Adds the means since the last report to the curve."""
+    means = _means(phase, points, step)
     rate = phase.optimizer.param_groups[0]["lr"]
     run.add_point(phase.name, {"step": step, "elapsed_s": round(elapsed_s, 2), "rate": rate, **means})
     told = " ".join(f"{name} {value:.4g}" for name, value in means.items())
     log.info("%s %d, %.0f s: %s", phase.name, step, elapsed_s, told)
+
+
+def _means(phase: Phase[Any], points: list[dict[str, Tensor]], step: int) -> dict[str, float]:
+    """Means over steps; the one place where the host waits for the device.
+
+    Raises:
+        TrainingDiverged: the loss or its gradient is no number.
+    """
+    names = points[0] if points else ()
+    means = {name: float(torch.stack([point[name] for point in points]).mean()) for name in names}
+    if not all(math.isfinite(means[name]) for name in ("loss", "gradient") if name in means):
+        raise TrainingDiverged(f"{phase.name}: the loss is {means['loss']} at step {step}")
+    return means
 
 
 def cosine(peak: float, warm_up: float = 0.02, floor: float = 0.05) -> Callable[[float], float]:

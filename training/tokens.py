@@ -25,6 +25,7 @@ from training.run import log, write_whole
 
 MARGIN_FRAMES = 16  # more than the encoder sees to either side
 _TOGETHER = 32  # cycles of one length, encoded at once
+_SAID_TOGETHER = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,11 +140,16 @@ def _encode(codec: Any, cycles: list[_Cycle], device: str) -> list[Tensor]:
 
 @torch.no_grad()
 def _say(conditioner: Any, descriptions: list[str]) -> tuple[Tensor, Tensor]:
-    """What the text encoder makes of descriptions, each by itself: nobody is padded to a neighbour's length."""
+    """What the text encoder makes of descriptions; those of one length together, so that nobody is padded."""
+    tokens = {text: conditioner.t5_tokenizer(text)["input_ids"] for text in dict.fromkeys(descriptions)}
+    by_length: dict[int, list[str]] = {}
+    for text, ids in tokens.items():
+        by_length.setdefault(len(ids), []).append(text)
     said: dict[str, Tensor] = {}
-    for description in descriptions:
-        if description not in said:
-            inputs = conditioner.t5_tokenizer([description], return_tensors="pt").to(conditioner.device)
-            said[description] = conditioner.t5(**inputs).last_hidden_state[0].half().cpu()  # [L, D]
-    rows = [said[description] for description in descriptions]
+    for texts in by_length.values():
+        for first in range(0, len(texts), _SAID_TOGETHER):
+            some = texts[first : first + _SAID_TOGETHER]
+            ids = torch.tensor([tokens[text] for text in some], device=conditioner.device)  # [B, L]
+            said.update(zip(some, conditioner.t5(input_ids=ids).last_hidden_state.half().cpu(), strict=True))
+    rows = [said[text] for text in descriptions]  # each [L, D]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
