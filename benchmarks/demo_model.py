@@ -1,8 +1,8 @@
 """The demo model on held-out loops: `scripts/bench demo-model`. Every figure that is asked of it, one JSON line last.
 
 The ceiling comes first: the same measures on the loops themselves, carried on. A piece is 8 s of new music after 6 s of
-a loop that no training has heard; the prompt goes in as codes without its last frames, which the codec spoils. Tempi
-and grids are the truth of the generator, so an error of the tempo finder counts against the model.
+a loop that no training has heard and whose own tempo is found; the prompt goes in as codes without its last frames,
+which the codec spoils. Tempi and grids are the generator's truth.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from gary.config import MIB, EngineConfig
 from gary.engine.batching import BatchingEngine
 from gary.engine.request import AudioStretch, CodePrompt, GenerationRequest
 from training.grid import FRAME_SAMPLES, FRAMES_S, RATE_HZ
+from training.holes import has_hole
 from training.judge import judge_renderings, judged_loops
 from training.loops import Loop
 from training.measures import (
     beat_error_ms,
     brightness,
-    has_hole,
     key_above_shuffled,
     resampled_through,
     tempo_is,
@@ -149,11 +149,11 @@ def guidance(model: Model, pairs: int) -> float:
 
 def codec_figures(model: Model, count: int) -> dict[str, dict[str, float]]:
     """The codec beside two that everybody knows."""
-    loops = judged_loops(count)
+    judged = judged_loops(count)
     return {
-        "codec": judge_renderings(model.render, loops),
-        "mp3_32_kbit": judge_renderings(through_mp3, loops),
-        "resampled_8_khz": judge_renderings(lambda wave: resampled_through(wave, RATE_HZ, 8000), loops),
+        "codec": judge_renderings(model.render, judged),
+        "mp3_32_kbit": judge_renderings(through_mp3, judged),
+        "resampled_8_khz": judge_renderings(lambda wave: resampled_through(wave, RATE_HZ, 8000), judged),
     }
 
 

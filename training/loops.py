@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from training.drums import Wave, make_drums
 from training.grid import FRAME_SAMPLES, RATE_HZ, bar_samples
+from training.holes import has_hole
 from training.room import add_echo, add_room, pump, saturate
 from training.score import Note, Score, write_score
 from training.tones import VOICES, Voice, play, varied
@@ -61,8 +62,12 @@ class Loop:
 
 
 def make_loop(number: int, split: Split = "train") -> Loop:
-    """The loop of that number."""
-    random = np.random.default_rng([_STREAMS[split], number])
+    """The loop of that number: the first of those drawn for it that has no hole, also where it begins anew."""
+    drawn = (_draw(np.random.default_rng([_STREAMS[split], number, attempt])) for attempt in count())
+    return next(loop for loop in drawn if not has_hole(loop.played(2 * len(loop.samples)), RATE_HZ))
+
+
+def _draw(random: np.random.Generator) -> Loop:
     score = write_score(random)
     return Loop(render(score, random), score)
 

@@ -1,4 +1,4 @@
-"""How good: tempo, grid, key, holes and bands of a piece beside another, and how far a sound is from the wanted one.
+"""How good: tempo, grid, key and bands of a piece beside another, and how far a sound is from the wanted one.
 
 Numbers in, numbers out: no model, no file. Signals are [N] float32 at `rate_hz`.
 """
@@ -16,7 +16,6 @@ from gary.audio.clip import Clip, Samples
 from gary.audio.tempo import estimate_tempo
 
 TEMPO_SLACK = 0.04
-HOLE_S, HOLE_DBFS = 0.3, -50.0
 _BAR_PARTS = 192  # of a bar, in which its onsets are compared
 
 
@@ -75,19 +74,6 @@ def key_above_shuffled(pieces: list[Samples], befores: list[Samples], rate_hz: i
     own = likeness.diagonal()
     others = (likeness.sum(axis=1) - own) / (len(pieces) - 1)
     return float((own > others).mean())
-
-
-def has_hole(wave: Samples, rate_hz: int) -> bool:
-    """Whether more than 300 ms on end lie below -50 dBFS."""
-    window = rate_hz // 50
-    windows = len(wave) // window
-    power = np.square(wave[: windows * window].reshape(windows, window)).mean(axis=1)
-    silent = 10 * np.log10(power + 1e-12) < HOLE_DBFS
-    longest = run = 0
-    for still in silent:
-        run = run + 1 if still else 0
-        longest = max(longest, run)
-    return longest * window / rate_hz > HOLE_S
 
 
 def brightness(wave: Samples, rate_hz: int) -> float:

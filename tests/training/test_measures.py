@@ -7,13 +7,15 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from benchmarks.demo_model import ASKED, Piece, figures_of, through_mp3
 from gary.audio.clip import Samples
 from training.grid import RATE_HZ, bar_samples
+from training.holes import has_hole
+from training.judge import judge_renderings, judged_loops
 from training.loops import Loop, loops
 from training.measures import (
     beat_error_ms,
     brightness,
-    has_hole,
     key_above_shuffled,
     mel_distance_db,
     resampled_through,
@@ -108,3 +110,35 @@ def test_distances_grow_with_what_is_lost() -> None:
     assert 0 < mel_distance_db(gentle, wave, RATE_HZ) < mel_distance_db(rough, wave, RATE_HZ)
     assert si_sdr_db(np.float32(0.5) * wave, wave) > 60
     assert si_sdr_db(gentle, wave) > si_sdr_db(rough, wave) > 0
+
+
+def test_renderings_are_judged_by_what_they_lose() -> None:
+    """What loses nothing keeps every tempo; noise instead of the music keeps none, and is far off in every figure."""
+    judged = judged_loops(6)
+    random = np.random.default_rng(0)
+    same = judge_renderings(lambda wave: wave, judged)
+    noise = judge_renderings(lambda wave: random.normal(0, 0.1, len(wave)).astype(np.float32), judged)
+    assert same["tempo_ratio"] == 1
+    assert same["mel_distance_db"] == 0
+    assert noise["tempo_ratio"] <= 0.2
+    assert noise["mel_distance_db"] > 10
+    assert noise["si_sdr_db"] < -10 < same["si_sdr_db"]
+
+
+def test_an_mp3_is_where_it_was_in_time() -> None:
+    """A coder's delay is taken out, so that its SI-SDR is its own; an MP3 of 32 kbit/s has some 15 to 25 dB."""
+    wave = after(DRUMMED[0])
+    made = through_mp3(wave)
+    assert made.shape == wave.shape
+    assert 10 < si_sdr_db(made, wave) < 40
+
+
+def test_a_model_that_carries_on_perfectly_has_every_figure() -> None:
+    """The benchmark's own figures on the loops themselves hold what is asked of the model."""
+    judged = judged_loops(12)
+    figures = figures_of([Piece(loop, loop.played(MORE_S * RATE_HZ, Piece.start_sample)) for loop in judged])
+    assert figures["tempo_kept"] >= ASKED["tempo_kept"]
+    assert figures["tempo_kept"] - figures["tempo_kept_shuffled"] >= 0.4
+    assert figures["beat_error_ms"] < ASKED["beat_error_ms"]
+    assert figures["key_above_shuffled"] >= ASKED["key_above_shuffled"]
+    assert figures["holes"] == 0
