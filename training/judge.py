@@ -31,17 +31,10 @@ def _heard(loop: Loop) -> Samples:
 
 @torch.no_grad()
 def render(codec: Any, wave: Samples, device: str) -> Samples:
-    """What a codec makes of a wave [N] at 32 kHz, always in fp32: codes of another precision are other codes."""
-    with exact():
-        samples = torch.from_numpy(wave)[None, None].to(device)
-        codes, _ = codec.encode(samples)
-        made: Tensor = codec.decode(codes)[0, 0, : len(wave)]
-    return made.float().cpu().numpy()
-
-
-def exact() -> Any:
-    """While it lasts, a GPU convolves and multiplies in fp32, not in TF32."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    """What a codec makes of a wave [N] at 32 kHz."""
+    codes, _ = codec.encode(torch.from_numpy(wave)[None, None].to(device))
+    made: Tensor = codec.decode(codes)[0, 0, : len(wave)]
+    return made.cpu().numpy()
 
 
 def judge_codec(codec: Any, count: int, device: str) -> dict[str, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from gary.engine.device import settle_arithmetic
 from gary.engine.hub import use_hub
 from training.run import Run
 
@@ -24,9 +25,13 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def begin(options: argparse.Namespace) -> tuple[Run, str]:
-    """Settles what is one for a process; the run, and the device's name."""
+    """Settles what is one for a process; the run, and the device's name.
+
+    On a GPU fp32 is fp32 throughout, as in service: codes of another precision are other codes.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(options.threads)
+    settle_arithmetic()
     use_hub(hub_home(options.run), offline=True)
     return Run(options.run), str(options.device)
 

@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, Dataset
 from gary.engine.card import unnamed_sha256
 from training.drums import Wave
 from training.grid import FRAME_SAMPLES, bar_frames
-from training.judge import exact
 from training.loops import make_loop
 from training.run import log, write_whole
 
@@ -133,8 +132,7 @@ def _of_one_length(cycles: Iterator[_Cycle] | DataLoader[_Cycle]) -> Iterator[li
 def _encode(codec: Any, cycles: list[_Cycle], device: str) -> list[Tensor]:
     """Codes of each cycle, [K, T] int16, without its margins; in fp32, as they will be encoded in service."""
     waves = torch.from_numpy(np.stack([cycle.wave for cycle in cycles]))[:, None].to(device)  # [B, 1, N]
-    with exact():
-        codes, _ = codec.encode(waves)  # [B, K, T]
+    codes, _ = codec.encode(waves)  # [B, K, T]
     return list(codes[..., MARGIN_FRAMES:-MARGIN_FRAMES].to(torch.int16).cpu())
 
 

@@ -14,11 +14,13 @@ import torch
 from training.codebooks import assign, fill, k_means
 from training.codec import AUTOENCODER, CodecPlan, autoencoder_phase, decoder_phase, load_codec, make_codebooks
 from training.curves import draw_curves
+from training.grid import FRAME_SAMPLES
 from training.judge import GATE
 from training.lm import Chunks, LmPlan, check_gate, lm_phase, next_token_loss
+from training.loops import make_loop
 from training.networks import codec_config, lm_config, make_codec, make_lm
 from training.run import Budget, Phase, Run, TrainingDiverged, cosine, halved, train
-from training.tokens import Cycles, cycles_of
+from training.tokens import MARGIN_FRAMES, Cycles, cycles_of
 
 NARROW: dict[str, Any] = {"n_filters": 2, "dimension": 8}
 PLAN = CodecPlan(batch=4, crop_s=0.2, latents=2200, rounds=2)
@@ -77,7 +79,7 @@ def test_the_decoder_learns_and_the_encoder_stays() -> None:
 def test_steps_lower_the_loss_of_the_language_model(cycles: Cycles) -> None:
     """It begins at what a guess among 2048 codes costs, and learns one batch."""
     losses = losses_on_one_batch(lm_phase(narrow_lm(), cycles, LM_PLAN, "cpu"), 15)
-    assert abs(losses[0] - np.log(2048)) < 0.7
+    assert abs(losses[0] - np.log(2048)) < 1.2  # and what random logits of deviation 1 cost on top
     assert losses[-1] < losses[0] - 0.5
 
 
@@ -184,6 +186,32 @@ def test_codebooks_leave_less_at_every_level() -> None:
     assert float((again - latents).square().sum(1).mean() / latents.var(dim=0).sum()) == pytest.approx(
         left[-1], rel=0.01
     )
+
+
+def test_what_a_cut_spoils() -> None:
+    """Of a prompt's codes the last four frames may differ from those of the music that goes on, and no others."""
+    codec = narrow_codec().eval()
+    make_codebooks(codec, PLAN, "cpu")
+    loop = make_loop(0)
+    with torch.no_grad():
+        cut, whole = (
+            codec.encode(torch.from_numpy(loop.played(frames * FRAME_SAMPLES))[None, None])[0][0]
+            for frames in (100, 150)
+        )  # each [K, T]
+    assert torch.equal(cut[:, :96], whole[:, :96])
+    assert not torch.equal(cut[:, 96:], whole[:, 96:100])
+
+
+def test_codes_repeat_with_the_cycle() -> None:
+    """On the grid, what is played again has the same codes again, all of them: the margin is wide enough."""
+    codec = narrow_codec().eval()
+    make_codebooks(codec, PLAN, "cpu")
+    loop = make_loop(3)
+    frames, margin = len(loop.samples) // FRAME_SAMPLES, MARGIN_FRAMES * FRAME_SAMPLES
+    with torch.no_grad():
+        wave = loop.played(2 * len(loop.samples) + 2 * margin, -margin)
+        codes = codec.encode(torch.from_numpy(wave)[None, None])[0][0, :, MARGIN_FRAMES:-MARGIN_FRAMES]
+    assert torch.equal(codes[:, :frames], codes[:, frames:])
 
 
 def test_codes_go_round_with_the_music(cycles: Cycles) -> None:
