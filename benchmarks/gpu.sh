@@ -9,12 +9,13 @@ cd "$(dirname "$0")/.."
 limit_mb=64
 python=${PYTHON:-python3}
 
-# What audiocraft, transformers, gary.engine and the tests import, beside torch and what torch itself brings along.
-names="annotated-types antlr4-python3-runtime audiocraft audioread certifi cffi charset-normalizer cloudpickle colorlog docopt
-    decorator dora-search einops encodec flashy huggingface-hub hydra-colorlog hydra-core idna iniconfig julius
-    librosa lightning-utilities num2words numpy omegaconf packaging platformdirs pluggy pooch protobuf psutil pycparser pydantic pydantic-core
-    pygments pytest pytest-asyncio pytest-timeout pyyaml regex requests retrying safetensors sentencepiece soundfile
-    soxr submitit tokenizers torchaudio torchmetrics tqdm transformers treetable typing-inspection urllib3 xformers"
+# What audiocraft, transformers, gary.engine, the training and the tests import, beside torch and what torch itself brings along.
+names="annotated-types antlr4-python3-runtime audiocraft audioread certifi cffi charset-normalizer cloudpickle colorlog
+    docopt decorator dora-search einops encodec flashy huggingface-hub hydra-colorlog hydra-core idna iniconfig
+    julius librosa lightning-utilities num2words numpy omegaconf packaging platformdirs pluggy pooch protobuf psutil
+    pycparser pydantic pydantic-core pygments pytest pytest-asyncio pytest-timeout pyyaml regex requests retrying
+    safetensors sentencepiece soundfile soxr submitit tokenizers torchaudio torchmetrics tqdm transformers treetable
+    typing-inspection urllib3 xformers"
 # Imported by audiocraft's files and used by nothing that runs here, and too large to carry.
 unused="av spacy"
 

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="of the codec; the language model has a quarter of it")
     parser.add_argument("--latents", type=int, default=200_000, help="frames that codebooks are made from")
     parser.add_argument("--judged-loops", type=int, default=100)
-    parser.add_argument("--loops", type=int, default=40_000, help="that the language model learns from")
+    parser.add_argument("--loops", type=int, default=60_000, help="that the language model learns from")
     parser.add_argument("--ungated", action="store_true", help="go on with a codec that loses the tempo")
     parser.set_defaults(minutes=25.0, sitting_minutes=9.0)
     options = parser.parse_args()
@@ -80,14 +80,17 @@ def main() -> None:
         ],
         "lm": ["--batch", str(options.batch // 4), "--loops", str(options.loops), *["--ungated"] * options.ungated],
     }
+    verdict = options.run / "codec.json"
     try:
         for part, minutes in shares.items():
             left_minutes = (ends_s - monotonic()) / 60
             if left_minutes < LEAST_MINUTES:
                 break
+            if part == "codec" and verdict.exists():
+                continue  # it is trained and judged
             budget = ["--minutes", str(minutes), "--sitting-minutes", str(left_minutes)]
             _run(part, [*common, *budget, *own[part]])
-            if part == "codec" and not (options.run / "codec.json").exists():
+            if part == "codec" and not verdict.exists():
                 break  # this sitting was not enough for it
         if run.weights_file(LM).exists():
             _run("export", common)
