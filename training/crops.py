@@ -5,6 +5,7 @@ Batch n holds loops n·L to n·L + L - 1 and nothing else decides it: so a run m
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 
@@ -15,8 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.drums import Wave
 from training.loops import make_loop
+from training.run import log
 
 PER_LOOP = 4  # stretches of one loop in a batch: a loop takes longer to make than to cut
+
+_PREFETCHED = 3  # batches that a worker has ready
 
 
 class _Stretches(Dataset[Wave]):
@@ -54,11 +58,23 @@ class Crops:
         return next(self._stream).flatten(0, 1)[:, None].to(self._device, non_blocking=True)
 
     def _loader(self, step: int) -> DataLoader[Wave]:
+        workers = self._affordable_workers()
         return DataLoader(
             _Stretches(self._length_samples),
             batch_size=self._loops,
             sampler=range(step * self._loops, sys.maxsize),
-            num_workers=self._workers,
-            prefetch_factor=4 if self._workers else None,
+            num_workers=workers,
+            prefetch_factor=_PREFETCHED if workers else None,
             pin_memory=torch.device(self._device).type == "cuda",
         )
+
+    def _affordable_workers(self) -> int:
+        """As many as shared memory has room for: batches wait in it, and a container may have 64 MB of it."""
+        if not self._workers:
+            return 0
+        batch_bytes = self._loops * PER_LOOP * self._length_samples * 4
+        room = shutil.disk_usage("/dev/shm").free // 2  # noqa: S108 - looked at, not written to
+        affordable = min(self._workers, room // (batch_bytes * (_PREFETCHED + 1)))
+        if affordable < self._workers:
+            log.info("crops: shared memory has room for %d workers of %d", affordable, self._workers)
+        return affordable

@@ -22,13 +22,13 @@ PLAY = """
 import asyncio, json, sys
 from pathlib import Path
 import numpy as np
+from gary.audio.clip import Clip
 from gary.config import MIB, EngineConfig
 from gary.engine.batching import BatchingEngine
 from gary.engine.request import AudioStretch, GenerationRequest
 from training.loops import make_loop
 
 home = Path(sys.argv[1])
-from gary.audio.clip import Clip
 engine = BatchingEngine.start(
     str(home / "gary-demo"),
     EngineConfig(device="cpu", precision="fp32", slots=2, cache_bytes=256 * MIB, hub_cache_dir=home, hub_offline=True),

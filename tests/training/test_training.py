@@ -13,6 +13,7 @@ import torch
 
 from training.codebooks import assign, fill, k_means
 from training.codec import AUTOENCODER, CodecPlan, autoencoder_phase, decoder_phase, load_codec, make_codebooks
+from training.crops import Crops
 from training.curves import draw_curves
 from training.grid import FRAME_SAMPLES
 from training.judge import GATE
@@ -58,6 +59,16 @@ def losses_on_one_batch(phase: Phase[Any], steps: int) -> list[float]:
 
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_batches_follow_from_their_step() -> None:
+    """Whoever makes the loops, here or in other processes, and wherever one begins: batch 2 is batch 2."""
+    here, elsewhere = Crops(8, 3200, 0, "cpu"), Crops(8, 3200, 2, "cpu")
+    in_order = [here(step) for step in range(3)]
+    assert torch.equal(elsewhere(2), in_order[2])
+    assert torch.equal(here(0), in_order[0])
+    assert not torch.equal(in_order[0], in_order[1])
+    assert in_order[0].shape == (8, 1, 3200)
 
 
 def test_steps_lower_the_loss_of_the_autoencoder() -> None:
