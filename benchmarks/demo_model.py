@@ -216,7 +216,7 @@ def main() -> None:
         _print(name, figures)
     made = [model.go_on(loop) for loop in loops]
     pieces = [Piece(loop, more) for loop, (more, _) in zip(loops, made, strict=True)]
-    figures = figures_of(pieces)
+    figures = {"codec_tempo_ratio": codecs["codec"]["tempo_ratio"], **figures_of(pieces)}
     figures["realtime_factor"] = round(MORE_S / median(took_s for _, took_s in made), 2)
     figures["guidance"] = guidance(model, options.pairs)
     figures["start_s"] = round(model.start_s, 2)
