@@ -143,7 +143,6 @@ def main() -> None:
     options = parser.parse_args()
     run, device = begin(options)
 
-    from training.judge import judge_codec
     from training.networks import codec_config, make_codec
 
     codec = make_codec(codec_config()).to(device)
@@ -162,6 +161,8 @@ def main() -> None:
     done = train_codec(codec, run, plan, budgets, device)
     draw_curves(run)
     if done:
+        from training.judge import judge_codec
+
         load_codec(codec, run)
         figures = judge_codec(codec, options.judged_loops, device)
         (run.directory / "codec.json").write_text(json.dumps(figures) + "\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 RATE_HZ = 32_000
 FRAME_SAMPLES = 640
 FRAMES_S = RATE_HZ // FRAME_SAMPLES  # 50 frames a second
+CODEBOOK_SIZE = 2048
 STEPS = 16  # sixteenths of a 4/4 bar
 STEP_FRAMES = range(4, 13)  # frames of a sixteenth: 187.5 to 62.5 bpm
 

@@ -20,13 +20,13 @@ from torch.nn import functional
 
 from gary.engine.patterns import DelayPattern, delays_of
 from training.curves import draw_curves
-from training.grid import FRAMES_S
-from training.judge import GATE
+from training.grid import CODEBOOK_SIZE, FRAMES_S
 from training.run import Budget, Phase, Run, cosine, train
 from training.setup import add_common, begin
 from training.tokens import Cycles, cycles_of
 
 LM = "lm"
+GATE = 0.9  # of the tempi found in the truth, found in the codec's rendering too
 TILED = 0.4  # of the chunks at the beginning are one bar, none at the end
 
 
@@ -53,16 +53,16 @@ class Chunks:
     """A batch.
 
     Attributes:
-        codes: [B, K, T] int64.
+        codes: [B, K, T] int64, what the model is to say.
+        seen: [B, K, T] int64, what it is shown of them: the same, but for noise.
         text: [B, L, D] float32.
         said: [B] bool, whose description is given.
-        replaced: [B, K, T] bool, codes that the model sees as others.
     """
 
     codes: Tensor
+    seen: Tensor
     text: Tensor
     said: Tensor
-    replaced: Tensor
 
 
 class Draw:
@@ -81,14 +81,17 @@ class Draw:
         offsets = self._on_device(random.integers(0, 1 << 30, plan.batch))
         one_bar = self._on_device(random.random(plan.batch) < TILED * (1 - progress))
         codes = self._cycles.cut(rows, offsets, one_bar, plan.chunk_frames)
-        # Drawn only where wanted: as many numbers as there are tokens.
-        noisy = random.random(codes.shape) < plan.noise if plan.noise else np.zeros(codes.shape, np.bool_)
         return Chunks(
             codes=codes,
+            seen=self._noisy(codes, random) if plan.noise else codes,
             text=self._cycles.text[rows, : int(length)].float(),
             said=self._on_device(random.random(plan.batch) >= plan.unsaid),
-            replaced=self._on_device(noisy),
         )
+
+    def _noisy(self, codes: Tensor, random: np.random.Generator) -> Tensor:
+        """Codes of which some are any others."""
+        replaced = self._on_device(random.random(codes.shape) < self._plan.noise)
+        return torch.where(replaced, self._on_device(random.integers(0, CODEBOOK_SIZE, codes.shape)), codes)
 
     def _on_device(self, drawn: Any) -> Tensor:
         return torch.from_numpy(np.asarray(drawn)).to(self._device, non_blocking=True)
@@ -113,8 +116,7 @@ def lm_phase(lm: Any, cycles: Cycles, plan: LmPlan, device: str) -> Phase[Chunks
 def next_token_loss(lm: Any, pattern: DelayPattern, chunks: Chunks, device: str) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean cross entropy of every code, given those before it; its parts by codebook as figures."""
     wanted = pattern.to_sequence(chunks.codes, lm.special_token_id)[..., 1:]  # [B, K, S]
-    others = (chunks.codes * 31 + 7) % lm.card  # any will do, as long as they are wrong and follow from the batch
-    seen = pattern.to_sequence(torch.where(chunks.replaced, others, chunks.codes), lm.special_token_id)[..., :-1]
+    seen = pattern.to_sequence(chunks.seen, lm.special_token_id)[..., :-1]
     text = lm.condition_provider.conditioners["description"].output_proj(chunks.text) * chunks.said[:, None, None]
     mask = chunks.said[:, None].expand(text.shape[:2]).int()
     with _autocast(device):
