@@ -155,8 +155,7 @@ def main() -> None:
         workers=options.workers,
     )
     budgets = {
-        name: Budget(options.steps, options.minutes and share * options.minutes, options.sitting_minutes)
-        for name, share in SHARE.items()
+        name: Budget(options.steps, share * options.minutes, options.sitting_minutes) for name, share in SHARE.items()
     }
     done = train_codec(codec, run, plan, budgets, device)
     draw_curves(run)

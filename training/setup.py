@@ -17,7 +17,7 @@ from training.run import Run
 def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, default=Path("out/training"), help="what is made lies here, and goes on")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--minutes", type=float, help="of training, over all sittings")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of training, over all sittings")
     parser.add_argument("--steps", type=int, help="of each part; with --minutes, whichever ends first")
     parser.add_argument("--sitting-minutes", type=float, default=math.inf, help="stops after so long; start it again")
     parser.add_argument("--workers", type=int, default=0, help="processes that make loops; 0: none beside this one")
