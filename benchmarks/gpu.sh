@@ -2,19 +2,22 @@
 # The GPU tests and benchmarks.gpu on a machine with a GPU, Python 3.12 and torch 2.11, and neither a network nor anything else.
 #   benchmarks/gpu.sh pack            where there is a network: what is missing there, as wheels, into .gpu (git-ignored)
 #   benchmarks/gpu.sh run [options]   there: tests/gpu, then the benchmark, whose options these are
+#   benchmarks/gpu.sh python ...      there: Python with those wheels, for whatever else (scripts/train gpu)
 # PYTHON names the interpreter that holds torch (python3); PACK_FOR the version that is packed for (3.12).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 limit_mb=64
+python=${PYTHON:-python3}
 
-# What audiocraft, transformers, gary.engine and the tests import, beside torch and what torch itself brings along.
-names="annotated-types antlr4-python3-runtime audiocraft certifi cffi charset-normalizer cloudpickle colorlog docopt
-    dora-search einops encodec flashy huggingface-hub hydra-colorlog hydra-core idna iniconfig julius
-    lightning-utilities num2words numpy omegaconf packaging pluggy protobuf psutil pycparser pydantic pydantic-core
-    pygments pytest pytest-asyncio pytest-timeout pyyaml regex requests retrying safetensors sentencepiece soundfile
-    soxr submitit tokenizers torchaudio torchmetrics tqdm transformers treetable typing-inspection urllib3 xformers"
+# What audiocraft, transformers, gary.engine, the training and the tests import, beside torch and what torch itself brings along.
+names="annotated-types antlr4-python3-runtime audiocraft audioread certifi cffi charset-normalizer cloudpickle colorlog
+    docopt decorator dora-search einops encodec flashy huggingface-hub hydra-colorlog hydra-core idna iniconfig
+    julius librosa lightning-utilities num2words numpy omegaconf packaging platformdirs pluggy pooch protobuf psutil
+    pycparser pydantic pydantic-core pygments pytest pytest-asyncio pytest-timeout pyyaml regex requests retrying
+    safetensors sentencepiece soundfile soxr submitit tokenizers torchaudio torchmetrics tqdm transformers treetable
+    typing-inspection urllib3 xformers"
 # Imported by audiocraft's files and used by nothing that runs here, and too large to carry.
-unused="av librosa spacy"
+unused="av spacy"
 
 pack() {
     local python=${PYTHON:-.venv/bin/python} version=${PACK_FOR:-3.12} platforms=() name pinned
@@ -37,11 +40,10 @@ pack() {
     [ "$mb" -le "$limit_mb" ] || { echo "gpu.sh: more than $limit_mb MiB" >&2; exit 1; }
 }
 
-run() {
-    local python=${PYTHON:-python3} name began
+prepare() {
+    local name
     site=$(mktemp -d) # not below .gpu: what was carried stays as it came
     trap 'rm -rf "$site"' EXIT
-    began=$SECONDS
     "$python" - "$site" .gpu/wheels/*.whl <<'PYTHON'
 import sys
 import zipfile
@@ -55,8 +57,13 @@ PYTHON
     for name in $unused; do
         "$python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$name') is None)" && continue
         mkdir "$site/$name"
-        touch "$site/$name/__init__.py" "$site/$name/filters.py" # librosa.filters is imported by name
+        touch "$site/$name/__init__.py"
     done
+}
+
+run() {
+    local began=$SECONDS
+    prepare
     "$python" -m gary.engine.tiny .models
     echo "gpu.sh: ready after $((SECONDS - began)) s" >&2
     # Only the plugins that were carried: those of the machine are made for its own pytest.
@@ -67,5 +74,6 @@ PYTHON
 case "${1:-}" in
     pack) pack ;;
     run) shift; run "$@" ;;
-    *) sed -n '2,5s/^# //p' "$0" >&2; exit 2 ;;
+    python) shift; prepare; "$python" "$@" ;;
+    *) sed -n '2,6s/^# //p' "$0" >&2; exit 2 ;;
 esac

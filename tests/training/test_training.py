@@ -1,0 +1,274 @@
+"""What is trained, trains: a step lowers the loss, a run that stops goes on as if it had not, and a gate holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from training.codebooks import assign, fill, k_means
+from training.codec import AUTOENCODER, CodecPlan, autoencoder_phase, decoder_phase, load_codec, make_codebooks
+from training.crops import Crops
+from training.curves import draw_curves
+from training.grid import FRAME_SAMPLES
+from training.lm import GATE, LmPlan, check_gate, lm_phase
+from training.loops import make_loop
+from training.networks import codec_config, lm_config, make_codec, make_lm
+from training.run import Budget, Phase, Run, TrainingDiverged, cosine, halved, train
+from training.tokens import MARGIN_FRAMES, Cycles, cycles_of
+
+NARROW: dict[str, Any] = {"n_filters": 2, "dimension": 8}
+PLAN = CodecPlan(batch=4, crop_s=0.2, latents=2200, rounds=2)
+LM_PLAN = LmPlan(batch=2, chunk_frames=80)
+
+
+def narrow_codec() -> Any:
+    return make_codec(codec_config(**NARROW))
+
+
+def narrow_lm() -> Any:
+    """With the text encoder of the tiny checkpoints, which this process's hub home holds."""
+    return make_lm(lm_config("t5-base", dim=32, num_heads=2, num_layers=1))
+
+
+@pytest.fixture(scope="module")
+def cycles(tmp_path_factory: pytest.TempPathFactory) -> Cycles:
+    codec = narrow_codec()
+    make_codebooks(codec, PLAN, "cpu")
+    conditioner = narrow_lm().condition_provider.conditioners["description"]
+    return cycles_of(codec.eval(), conditioner, tmp_path_factory.mktemp("codes") / "tokens.pt", 6, 0, "cpu")
+
+
+def losses_on_one_batch(phase: Phase[Any], steps: int) -> list[float]:
+    """The loss before each of some steps, all on the batch of step 0."""
+    batch, found = phase.batch(0, 0.5), []
+    for _ in range(steps):
+        loss, _ = phase.loss(batch)
+        found.append(float(loss))
+        phase.optimizer.zero_grad()
+        loss.backward()
+        phase.optimizer.step()
+    return found
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_batches_follow_from_their_step() -> None:
+    """Whoever makes the loops, here or in other processes, and wherever one begins: batch 2 is batch 2."""
+    here, elsewhere = Crops(8, 3200, 0, "cpu"), Crops(8, 3200, 2, "cpu")
+    in_order = [here(step) for step in range(3)]
+    assert torch.equal(elsewhere(2), in_order[2])
+    assert torch.equal(here(0), in_order[0])
+    assert not torch.equal(in_order[0], in_order[1])
+    assert in_order[0].shape == (8, 1, 3200)
+
+
+def test_steps_lower_the_loss_of_the_autoencoder() -> None:
+    """Ten steps on one batch leave less of the loss than there was."""
+    losses = losses_on_one_batch(autoencoder_phase(narrow_codec(), PLAN, "cpu"), 10)
+    assert losses[-1] < 0.98 * losses[0]
+
+
+def test_the_decoder_learns_and_the_encoder_stays() -> None:
+    """In the last part the loss falls, and neither encoder nor codebooks move."""
+    codec = narrow_codec()
+    make_codebooks(codec, PLAN, "cpu")
+    before = {name: weight.clone() for name, weight in codec.state_dict().items() if not name.startswith("decoder")}
+    losses = losses_on_one_batch(decoder_phase(codec, PLAN, "cpu"), 10)
+    assert losses[-1] < 0.98 * losses[0]
+    assert same(before, {name: weight for name, weight in codec.state_dict().items() if name in before})
+
+
+def test_steps_lower_the_loss_of_the_language_model(cycles: Cycles) -> None:
+    """It begins at what a guess among 2048 codes costs, and learns one batch."""
+    losses = losses_on_one_batch(lm_phase(narrow_lm(), cycles, LM_PLAN, "cpu"), 15)
+    assert abs(losses[0] - np.log(2048)) < 1.2  # and what random logits of deviation 1 cost on top
+    assert losses[-1] < losses[0] - 0.5
+
+
+def stopped_at(phase: Phase[Any], step: int) -> Phase[Any]:
+    """The same phase on a machine that goes away before that step."""
+
+    def batch(asked: int, progress: float) -> Any:
+        if asked == step:
+            raise ConnectionAbortedError
+        return phase.batch(asked, progress)
+
+    return replace(phase, batch=batch)
+
+
+@pytest.mark.parametrize("kind", ["codec", "language model"])
+def test_a_run_that_breaks_off_goes_on_bit_for_bit(tmp_path: Path, cycles: Cycles, kind: str) -> None:
+    """One whole run, and one whose machine dies after three of six steps and that begins anew from the disk."""
+
+    def phase() -> Phase[Any]:
+        if kind == "codec":
+            return autoencoder_phase(narrow_codec(), PLAN, "cpu")
+        return lm_phase(narrow_lm(), cycles, LM_PLAN, "cpu")
+
+    whole, broken, mended = phase(), phase(), phase()
+    train(whole, Run(tmp_path / "whole"), Budget(steps=6))
+    with pytest.raises(ConnectionAbortedError):
+        train(stopped_at(broken, 3), Run(tmp_path / "halved"), Budget(steps=6, save_s=0))
+    assert not same(broken.model.state_dict(), whole.model.state_dict())
+    assert train(mended, Run(tmp_path / "halved"), Budget(steps=6))
+    assert same(mended.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_sitting_ends_and_leaves_a_state(tmp_path: Path) -> None:
+    """A sitting of no minutes trains nothing, says that it is not done, and can be gone on with."""
+    run = Run(tmp_path)
+    assert not train(autoencoder_phase(narrow_codec(), PLAN, "cpu"), run, Budget(steps=2, sitting_minutes=0))
+    assert train(autoencoder_phase(narrow_codec(), PLAN, "cpu"), run, Budget(steps=2))
+    assert torch.load(run.state_file(AUTOENCODER), weights_only=True)["step"] == 2
+
+
+def test_weights_without_a_state_are_enough(tmp_path: Path) -> None:
+    """What was carried from another machine is rounded weights alone: training goes on from them, at their step."""
+    run = Run(tmp_path)
+    phase = autoencoder_phase(narrow_codec(), PLAN, "cpu")
+    train(phase, run, Budget(steps=2))
+    run.state_file(AUTOENCODER).unlink()
+    other = autoencoder_phase(narrow_codec(), PLAN, "cpu")
+    assert run.load(other)["step"] == 2
+    assert same(halved(other.model.state_dict()), halved(phase.model.state_dict()))
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
+    """It is not trained on, and the last good state stays."""
+    model = torch.nn.Linear(1, 1)
+    phase: Phase[None] = Phase(
+        name="bad",
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
+        batch=lambda step, progress: None,
+        loss=lambda _: (model.weight.sum() * float("nan"), {}),
+        rate=cosine(1.0),
+    )
+    with pytest.raises(TrainingDiverged):
+        train(phase, Run(tmp_path), Budget(steps=100, save_s=0))
+    assert torch.load(tmp_path / "bad.state.pt", weights_only=True)["step"] == 0
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    """A curve becomes a picture beside it."""
+    run = Run(tmp_path)
+    for step in (25, 50):
+        run.add_point("some", {"step": step, "elapsed_s": 1.0, "loss": 1 / step})
+    assert [picture.name for picture in draw_curves(run)] == ["some.png"]
+    assert (tmp_path / "some.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_k_means_lowers_the_error() -> None:
+    """Rounds of it leave less of the points' variance than the first choice did."""
+    points = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0))
+    errors = [
+        float(assign(points, k_means(points, 16, rounds, torch.Generator().manual_seed(3)))[1].mean())
+        for rounds in (0, 10)
+    ]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_a_centre_that_nobody_needs_moves() -> None:
+    """Nearly all points are one; a first choice of five takes it five times, and yet the others get centres."""
+    points = torch.zeros(2000, 2)
+    points[:4] = torch.tensor([[9.0, 0], [0, 9], [-9, 0], [0, -9]])
+    _, error = assign(points, k_means(points, 5, 4, torch.Generator().manual_seed(0)))
+    assert float(error.max()) < 1e-6
+
+
+def test_codebooks_leave_less_at_every_level() -> None:
+    """Each level of the quantizer takes something of what the one before it left."""
+    codec = narrow_codec()
+    latents = torch.randn(4000, NARROW["dimension"], generator=torch.Generator().manual_seed(1))
+    left = fill(codec, latents, rounds=3)
+    assert left == sorted(left, reverse=True)
+    assert left[0] < 0.5
+    codes = codec.quantizer.encode(latents.T[None])  # [1, K, P]
+    again = codec.decode_latent(codes)[0].T
+    assert float((again - latents).square().sum(1).mean() / latents.var(dim=0).sum()) == pytest.approx(
+        left[-1], rel=0.01
+    )
+
+
+def test_what_a_cut_spoils() -> None:
+    """Of a prompt's codes the last four frames may differ from those of the music that goes on, and no others."""
+    codec = narrow_codec().eval()
+    make_codebooks(codec, PLAN, "cpu")
+    loop = make_loop(0)
+    with torch.no_grad():
+        cut, whole = (
+            codec.encode(torch.from_numpy(loop.played(frames * FRAME_SAMPLES))[None, None])[0][0]
+            for frames in (100, 150)
+        )  # each [K, T]
+    assert torch.equal(cut[:, :96], whole[:, :96])
+    assert not torch.equal(cut[:, 96:], whole[:, 96:100])
+
+
+def test_codes_repeat_with_the_cycle() -> None:
+    """On the grid, what is played again has the same codes again, all of them: the margin is wide enough."""
+    codec = narrow_codec().eval()
+    make_codebooks(codec, PLAN, "cpu")
+    loop = make_loop(3)
+    frames, margin = len(loop.samples) // FRAME_SAMPLES, MARGIN_FRAMES * FRAME_SAMPLES
+    with torch.no_grad():
+        wave = loop.played(2 * len(loop.samples) + 2 * margin, -margin)
+        codes = codec.encode(torch.from_numpy(wave)[None, None])[0][0, :, MARGIN_FRAMES:-MARGIN_FRAMES]
+    assert torch.equal(codes[:, :frames], codes[:, frames:])
+
+
+def test_codes_go_round_with_the_music(cycles: Cycles) -> None:
+    """A chunk longer than its cycle repeats it; one bar again and again repeats after a bar."""
+    rows = torch.arange(len(cycles.starts))
+    offsets = torch.full_like(rows, 5)
+    lengths, bars = cycles.lengths, cycles.bars
+    plain = cycles.cut(rows, offsets, torch.zeros_like(rows, dtype=torch.bool), 2000)
+    tiled = cycles.cut(rows, offsets, torch.ones_like(rows, dtype=torch.bool), 2000)
+    for row in rows:
+        length, bar = int(lengths[row]), int(bars[row])
+        assert length % bar == 0
+        assert torch.equal(plain[row, :, :100], plain[row, :, length : length + 100])
+        assert torch.equal(tiled[row, :, :100], tiled[row, :, bar : bar + 100])
+        assert torch.equal(tiled[row, :, :bar], plain[row, :, :bar])
+
+
+def test_noise_is_seen_and_not_wanted(cycles: Cycles) -> None:
+    """So many of the codes are shown as others, another draw at every step; what is to be said stays as it was."""
+    clean = lm_phase(narrow_lm(), cycles, LM_PLAN, "cpu").batch(0, 0.5)
+    noisy_phase = lm_phase(narrow_lm(), cycles, replace(LM_PLAN, noise=0.25), "cpu")
+    noisy, again = noisy_phase.batch(0, 0.5), noisy_phase.batch(0, 0.5)
+    assert torch.equal(clean.seen, clean.codes)
+    assert torch.equal(noisy.codes, clean.codes)
+    assert torch.equal(noisy.seen, again.seen)
+    assert 0.15 < float((noisy.seen != noisy.codes).float().mean()) < 0.35
+    assert not torch.equal(noisy_phase.loss(noisy)[0], noisy_phase.loss(clean)[0])
+
+
+@pytest.mark.parametrize(("ratio", "passes"), [(GATE, True), (GATE - 0.01, False), (None, False)])
+def test_the_gate(tmp_path: Path, ratio: float | None, passes: bool) -> None:
+    """A codec that was not judged, or loses the tempo, holds the language model back."""
+    run = Run(tmp_path)
+    if ratio is not None:
+        (tmp_path / "codec.json").write_text(json.dumps({"tempo_ratio": ratio}))
+    if passes:
+        check_gate(run)
+    else:
+        with pytest.raises(SystemExit):
+            check_gate(run)
+
+
+def test_an_unfinished_codec_is_not_used(tmp_path: Path) -> None:
+    """Weights of a codec whose training goes on are refused, and so is none."""
+    run, codec = Run(tmp_path), narrow_codec()
+    with pytest.raises(FileNotFoundError):
+        load_codec(codec, run)
+    run.save(decoder_phase(codec, PLAN, "cpu"), step=1, elapsed_s=1.0, done=False)
+    with pytest.raises(ValueError, match="not done"):
+        load_codec(codec, run)

@@ -1,0 +1,191 @@
+"""Trains the language model: `python -m training.lm --run DIR --minutes 15`, once the codec keeps the tempo.
+
+A chunk is cut from a loop that goes round; of some, fewer and fewer, it is one bar again and again, which teaches to
+look back by a bar. A row's description is left out now and then: so guidance has something to compare with. All
+descriptions of a batch have one length, as each has in the engine: no padding is attended to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gary.engine.patterns import DelayPattern, delays_of
+from training.curves import draw_curves
+from training.grid import CODEBOOK_SIZE, FRAMES_S
+from training.run import Budget, Phase, Run, cosine, train
+from training.setup import add_common, begin
+from training.tokens import Cycles, cycles_of
+
+LM = "lm"
+GATE = 0.9  # of the tempi found in the truth, found in the codec's rendering too
+TILED = 0.4  # of the chunks at the beginning are one bar, none at the end
+
+
+@dataclass(frozen=True)
+class LmPlan:
+    """How the language model is trained.
+
+    Attributes:
+        chunk_frames: of a row; the engine's window is 1500, and positions that were never seen mean nothing.
+        unsaid: share of rows without their description.
+        noise: share of tokens that are replaced in what the model sees, not in what it is to say: against the errors
+            that it will make itself. Not tried yet.
+    """
+
+    batch: int = 32
+    chunk_frames: int = 30 * FRAMES_S
+    rate: float = 1e-3
+    unsaid: float = 0.2
+    noise: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """A batch.
+
+    Attributes:
+        codes: [B, K, T] int64, what the model is to say.
+        seen: [B, K, T] int64, what it is shown of them: the same, but for noise.
+        text: [B, L, D] float32.
+        said: [B] bool, whose description is given.
+    """
+
+    codes: Tensor
+    seen: Tensor
+    text: Tensor
+    said: Tensor
+
+
+class Draw:
+    """Batches by their step, cut from cycles on the device."""
+
+    def __init__(self, cycles: Cycles, plan: LmPlan, device: str) -> None:
+        self._cycles, self._plan, self._device = cycles.to(device), plan, device
+        lengths = cycles.text_lengths.numpy()
+        self._by_length = {length: np.flatnonzero(lengths == length) for length in np.unique(lengths)}
+        self._lengths = lengths
+
+    def __call__(self, step: int, progress: float) -> Chunks:
+        plan, random = self._plan, np.random.default_rng([5, step])
+        length = self._lengths[int(random.integers(len(self._lengths)))]
+        rows = self._on_device(random.choice(self._by_length[length], plan.batch))
+        offsets = self._on_device(random.integers(0, 1 << 30, plan.batch))
+        one_bar = self._on_device(random.random(plan.batch) < TILED * (1 - progress))
+        codes = self._cycles.cut(rows, offsets, one_bar, plan.chunk_frames)
+        return Chunks(
+            codes=codes,
+            seen=self._noisy(codes, random) if plan.noise else codes,
+            text=self._cycles.text[rows, : int(length)].float(),
+            said=self._on_device(random.random(plan.batch) >= plan.unsaid),
+        )
+
+    def _noisy(self, codes: Tensor, random: np.random.Generator) -> Tensor:
+        """Codes of which some are any others."""
+        replaced = self._on_device(random.random(codes.shape) < self._plan.noise)
+        return torch.where(replaced, self._on_device(random.integers(0, CODEBOOK_SIZE, codes.shape)), codes)
+
+    def _on_device(self, drawn: Any) -> Tensor:
+        return torch.from_numpy(np.asarray(drawn)).to(self._device, non_blocking=True)
+
+
+def lm_phase(lm: Any, cycles: Cycles, plan: LmPlan, device: str) -> Phase[Chunks]:
+    """The language model's training, to be run by `training.run.train`."""
+    pattern = DelayPattern(delays_of(lm.pattern_provider))
+    weights = [weight for weight in lm.parameters() if weight.requires_grad]
+    return Phase(
+        name=LM,
+        model=lm,
+        optimizer=torch.optim.AdamW(
+            weights, lr=plan.rate, betas=(0.9, 0.95), weight_decay=0.05, fused=device == "cuda"
+        ),
+        batch=Draw(cycles, plan, device),
+        loss=lambda chunks: next_token_loss(lm, pattern, chunks, device),
+        rate=cosine(plan.rate),
+    )
+
+
+def next_token_loss(lm: Any, pattern: DelayPattern, chunks: Chunks, device: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean cross entropy of every code, given those before it; its parts by codebook as figures."""
+    wanted = pattern.to_sequence(chunks.codes, lm.special_token_id)[..., 1:]  # [B, K, S]
+    seen = pattern.to_sequence(chunks.seen, lm.special_token_id)[..., :-1]
+    text = lm.condition_provider.conditioners["description"].output_proj(chunks.text) * chunks.said[:, None, None]
+    mask = chunks.said[:, None].expand(text.shape[:2]).int()
+    with _autocast(device):
+        logits = lm(seen, [], {"description": (text, mask)})  # [B, K, S, card]
+    losses = functional.cross_entropy(
+        logits.float().flatten(0, 2), wanted.flatten(), ignore_index=lm.special_token_id, reduction="none"
+    ).view_as(wanted)
+    frames = chunks.codes[0].numel() * len(chunks.codes) / lm.n_q
+    by_book = losses.sum(dim=(0, 2)) / frames  # [K]
+    return by_book.mean(), {f"book_{book}": loss.detach() for book, loss in enumerate(by_book)}
+
+
+def _autocast(device: str) -> AbstractContextManager[Any]:
+    """bf16 on a GPU: a transformer bears it, as the codec did not."""
+    return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else nullcontext()
+
+
+def check_gate(run: Run) -> None:
+    """Refuses to go on with a codec that loses the tempo: what it is trained on would not hold what it is to learn.
+
+    Raises:
+        SystemExit: the codec was not judged, or keeps too few tempi.
+    """
+    verdict = run.directory / "codec.json"
+    if not verdict.exists():
+        raise SystemExit(f"{verdict} is missing: the codec was not judged yet")
+    ratio = json.loads(verdict.read_text())["tempo_ratio"]
+    if ratio < GATE:
+        raise SystemExit(f"the codec keeps {ratio:.2f} of the tempi, asked are {GATE}; --ungated goes on anyway")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common(parser)
+    parser.add_argument("--loops", type=int, default=40_000, help="that are encoded and learnt from")
+    parser.add_argument("--batch", type=int, default=LmPlan.batch)
+    parser.add_argument("--chunk-s", type=float, default=LmPlan.chunk_frames / FRAMES_S)
+    parser.add_argument("--rate", type=float, default=LmPlan.rate)
+    parser.add_argument("--noise", type=float, default=LmPlan.noise, help="share of tokens seen as others")
+    parser.add_argument("--ungated", action="store_true", help="go on with a codec that loses the tempo")
+    options = parser.parse_args()
+    run, device = begin(options)
+    if not options.ungated:
+        check_gate(run)
+
+    from training.codec import load_codec
+    from training.networks import TEXT_ENCODER, codec_config, lm_config, make_codec, make_lm
+    from training.setup import hub_home
+    from training.text import write_text_encoder
+
+    write_text_encoder(hub_home(options.run), TEXT_ENCODER)
+    codec = make_codec(codec_config())
+    load_codec(codec, run)
+    codec.to(device).eval()
+    lm = make_lm(lm_config(), device).train()
+    conditioner = lm.condition_provider.conditioners["description"]
+    file = run.directory / "tokens.pt"
+    cycles = cycles_of(codec, conditioner, file, options.loops, options.workers, device)
+    del codec
+    plan = LmPlan(
+        batch=options.batch,
+        chunk_frames=round(options.chunk_s * FRAMES_S),
+        rate=options.rate,
+        noise=options.noise,
+    )
+    budget = Budget(options.steps, options.minutes, options.sitting_minutes)
+    train(lm_phase(lm, cycles, plan, device), run, budget)
+    draw_curves(run)
+
+
+if __name__ == "__main__":
+    main()
