@@ -14,7 +14,6 @@ from ray import serve
 from ray.serve import Deployment
 
 from deployments import logs, tracing
-from deployments.handles import Parcel
 from deployments.tracing import traced
 from gary.audio import crop
 from gary.audio.clip import Clip
@@ -42,6 +41,8 @@ _log = logging.getLogger("ray.serve")
 
 
 class Cropper:
+    """Its arguments may come as parcels; see `traced`."""
+
     def __init__(self, limits: Limits, tracing_config: TracingConfig | None = None) -> None:
         logs.begin()
         self.tracing = tracing.begin(tracing_config)
@@ -49,33 +50,32 @@ class Cropper:
         warm_up()
 
     @traced("decode")
-    async def decode_source(self, data: Parcel[bytes], start_s: float, prompt_s: float) -> Source:
+    async def decode_source(self, data: bytes, start_s: float, prompt_s: float) -> Source:
         """A fetched source's window around `start_s`; errors as `gary.audio.plan.decode_source`."""
-        return await decode_source(await data.open(), start_s, prompt_s, self._limits)
+        return await decode_source(data, start_s, prompt_s, self._limits)
 
     @traced("plan")
-    async def plan(self, source: Parcel[Source], prompt_s: float, min_s: float, max_s: float) -> Plan:
+    async def plan(self, source: Source, prompt_s: float, min_s: float, max_s: float) -> Plan:
         """How long prompt and answer are to be, by the source's tempo."""
-        plan = await asyncio.to_thread(make_plan, await source.open(), prompt_s, min_s, max_s)
+        plan = await asyncio.to_thread(make_plan, source, prompt_s, min_s, max_s)
         _log.info("planned, at a tempo of %s bpm", plan.tempo_bpm, extra={"length_s": plan.length_s})
         return plan
 
     @traced("crop")
-    async def take_prompt(self, source: Parcel[Source], plan: Plan | MusicPlan) -> Clip:
-        return take_prompt(await source.open(), plan)
+    async def take_prompt(self, source: Source, plan: Plan | MusicPlan) -> Clip:
+        return take_prompt(source, plan)
 
     @traced("decode")
-    async def decode_side(self, data: Parcel[bytes] | bytes, side: Side, start_s: float, prompt_s: float) -> Source:
+    async def decode_side(self, data: bytes, side: Side, start_s: float, prompt_s: float) -> Source:
         """The window of a prompt at any side of a file; errors as `gary.audio.plan.decode_side`."""
-        return await decode_side(await _opened(data), side, start_s, prompt_s, self._limits)
+        return await decode_side(data, side, start_s, prompt_s, self._limits)
 
     @traced("plan")
-    async def plan_music(self, source: Parcel[Source], prompt_s: float, wish: LengthWish) -> tuple[MusicPlan, str]:
+    async def plan_music(self, source: Source, prompt_s: float, wish: LengthWish) -> tuple[MusicPlan, str]:
         """How long prompt and new music are to be, and the prompt's hash; errors as `make_music_plan`."""
-        opened, most_s = await source.open(), self._limits.new_music_max_s
-        plan = await asyncio.to_thread(make_music_plan, opened, prompt_s, wish, most_s)
+        plan = await asyncio.to_thread(make_music_plan, source, prompt_s, wish, self._limits.new_music_max_s)
         _log.info("planned, at a tempo of %s bpm", plan.tempo_bpm, extra={"length_s": plan.prompt_s + plan.new_s})
-        return plan, await asyncio.to_thread(take_prompt(opened, plan).sha256)
+        return plan, await asyncio.to_thread(take_prompt(source, plan).sha256)
 
     @traced("listen")
     async def hear(self, music: Pcm) -> Tempo | None:
@@ -100,8 +100,8 @@ class Cropper:
         return await decode(data, self._limits)
 
     @traced("crop")
-    async def tail(self, clip: Parcel[Clip], length_s: float) -> Clip:
-        return crop.tail(await clip.open(), length_s)
+    async def tail(self, clip: Clip, length_s: float) -> Clip:
+        return crop.tail(clip, length_s)
 
     @traced("encode")
     async def encode_generated(self, stretches: Sequence[Clip]) -> tuple[bytes, float]:
@@ -109,12 +109,9 @@ class Cropper:
         return await asyncio.to_thread(lambda: _encoded(normalise(crop.join(stretches))))
 
     @traced("encode")
-    async def encode_continued(
-        self, original: Parcel[Clip], prompt_s: float, stretches: Sequence[Clip]
-    ) -> tuple[bytes, float]:
+    async def encode_continued(self, original: Clip, prompt_s: float, stretches: Sequence[Clip]) -> tuple[bytes, float]:
         """WAV bytes and seconds of `original` without its last `prompt_s` seconds, then what MusicGen made of those."""
-        clip = await original.open()
-        return await asyncio.to_thread(lambda: _encoded(crop.splice(clip, prompt_s, crop.join(stretches))))
+        return await asyncio.to_thread(lambda: _encoded(crop.splice(original, prompt_s, crop.join(stretches))))
 
     async def probe(self, data: bytes) -> float:
         """Seconds of audio in `data`; MediaError where it is none."""
@@ -139,10 +136,6 @@ class Cropper:
         decoded = [await decode(data, self._limits) for data in clips]
         joined = await asyncio.to_thread(crop.join, decoded, self._limits.decoded_bytes)
         return await encode(joined, form, self._limits)
-
-
-async def _opened(data: Parcel[bytes] | bytes) -> bytes:
-    return data if isinstance(data, bytes) else await data.open()
 
 
 def _encoded(clip: Clip) -> tuple[bytes, float]:

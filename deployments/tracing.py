@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ray import serve
 
@@ -147,14 +147,25 @@ class Traced(Protocol):
     tracing: Tracing
 
 
+@runtime_checkable
+class Sealed(Protocol):
+    """`deployments.handles.Parcel`, which knows this module."""
+
+    async def open(self) -> Any: ...
+
+
 def traced(name: str) -> Callable[[Callable[..., Awaitable[T]]], Callable[..., Awaitable[T]]]:
-    """Has a method take the argument `trace`, a traceparent, and be a span below it."""
+    """Has a method take the argument `trace`, a traceparent, and be a span below it.
+
+    Parcels among its arguments are opened before: the span is of its own work, not of the call that it waits for.
+    """
 
     def dressed(method: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
         @functools.wraps(method)
         async def as_span(self: Traced, *args: Any, trace: str | None = None) -> T:
+            opened = [await each.open() if isinstance(each, Sealed) else each for each in args]
             with self.tracing.span(name, trace):
-                return await method(self, *args)
+                return await method(self, *opened)
 
         return as_span
 
