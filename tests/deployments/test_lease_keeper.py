@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from deployments.conductor import Conductor
+from deployments.tracing import OFF
 from gary.config import TasksConfig
 from gary.errors import GaryError, RecoverableError
 from tests.deployments.test_scribe import CLAIM
@@ -51,7 +52,7 @@ def _conductor(error: GaryError | None) -> Conductor:
     """No replica: its loops and its database are none of this test's business."""
     conductor, store = Conductor.__new__(Conductor), Deaf()
     parts = {"_store": store, "_work": Work(store, error), "_args": TasksConfig(lease_s=0.03)}
-    for name, part in (parts | {"_attempts": {}, "_busy": asyncio.Event()}).items():
+    for name, part in (parts | {"_attempts": {}, "_busy": asyncio.Event(), "_tracing": OFF}).items():
         setattr(conductor, name, part)
     return conductor
 
