@@ -27,6 +27,7 @@ class MediaServer:
 
     def refuse(self, path: str, status: int) -> str:
         """Answers requests for `path` with an error, until something is put there; returns its URL."""
+        self._asked[path] = threading.Event()
         self._refused[path] = status
         return f"http://{self.host}{path}"
 
@@ -37,13 +38,14 @@ class MediaServer:
         return self._held[path]
 
     def wait_until_asked(self, path: str, timeout_s: float) -> bool:
-        """Whether somebody has asked for a held path."""
+        """Whether somebody has asked for a path that is held or refused."""
         return self._asked[path].wait(timeout_s)
 
     def answer(self, handler: BaseHTTPRequestHandler, body: bool) -> None:
         path = handler.path.split("?")[0]
-        if path in self._held:
+        if path in self._asked:
             self._asked[path].set()
+        if path in self._held:
             self._held[path].wait(120)
         if path in self._refused:
             handler.send_error(self._refused[path])

@@ -120,7 +120,14 @@ def scraped(service: Running, client: Client, song: bytes) -> Scraped:
     assert client.wait(done.id).state is State.COMPLETED
     _listen(client, done.id)
     assert client.wait(failed.id).state is State.FAILED
-    scraped_until(lambda seen: seen.total(metrics.TASK_RETRIES, code="upstream") >= 1, "a retry")
+    assert media.wait_until_asked("/metrics-late.wav", 60)  # other tests' retries are among the counted, too
+    scraped_until(
+        lambda seen: (
+            seen.total(metrics.TASK_RETRIES, code="upstream") >= 1
+            and seen.total(metrics.FETCHES, site="direct", code="upstream") >= 1
+        ),
+        "a retry",
+    )
     media.put("/metrics-late.wav", song)
     client.wait(retried.id)  # completed, or its last attempt was made before this
     assert client.wait(left).state is State.COMPLETED

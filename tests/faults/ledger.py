@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -135,7 +136,8 @@ class Books:
         case.doubled = sum(self.wire.completed[task_id] > 1 for task_id in case.accepted)
         for task in tasks:
             if task["status"] == "completed":
-                assert self.wire.completed[str(task["_id"])], "a task was completed past the observer"
+                seen = until(partial(self.wire.saw_end, str(task["_id"])), 5.0)
+                assert seen, "a task was completed past the observer"
             elif task["status"] == "failed":
                 assert task["error"]["code"], "a failed task says why"
                 assert task["error"]["message"], "a failed task says why"

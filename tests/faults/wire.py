@@ -28,11 +28,13 @@ class Wire:
     Attributes:
         completed: by task, how many completing writes the database applied.
         refused: by task, how many it did not apply, since the fence had moved on.
+        unanswered: by task, how many it was sent and died over; it may have applied them.
     """
 
     def __init__(self, server_port: int) -> None:
         self.completed: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
+        self.unanswered: Counter[str] = Counter()
         self.held: list[str] = []  # tasks whose completing write waits here
         self._server_port = server_port
         self._go = threading.Event()
@@ -54,6 +56,10 @@ class Wire:
         self.release()
         self._listener.close()
 
+    def saw_end(self, task_id: str) -> bool:
+        """Whether a write passed that has completed the task, or may have."""
+        return self.completed[task_id] + self.unanswered[task_id] > 0
+
     def _accept(self) -> None:
         with suppress(OSError):  # closed
             while True:
@@ -72,6 +78,7 @@ class Wire:
             finally:
                 if sent:  # a sender that died: its write is under way all the same, and the answer counts
                     back.join(10)
+                self.unanswered.update(sent.values())
                 with suppress(OSError):
                     server.shutdown(socket.SHUT_RDWR)
 
