@@ -7,9 +7,7 @@ since audiocraft asks the hub's client for it by name.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -41,29 +39,8 @@ def write_text_encoder(hub_home: Path, name: str) -> Path:
 
 
 def _write(snapshot: Path) -> None:
-    import sentencepiece
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
-
-    from gary.engine.tiny_weights import seeded
+    from gary.engine.tiny_weights import write_random_t5
 
     random = np.random.default_rng(6)
     sentences = [write_score(random).description for _ in range(2000)]
-    pieces = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*sentences, *_OTHER_WORDS]),
-        model_writer=pieces,
-        vocab_size=256,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,  # the ids of T5
-        num_threads=1,
-        minloglevel=2,
-    )
-    model_file = snapshot / "spiece.model"
-    model_file.write_bytes(pieces.getvalue())
-    tokenizer: Any = T5Tokenizer(str(model_file), legacy=True)
-    tokenizer.save_pretrained(snapshot)
-    config = T5Config(vocab_size=len(tokenizer), d_model=WIDTH, d_kv=32, d_ff=128, num_layers=1, num_heads=2)
-    seeded(lambda: T5EncoderModel(config), 13).save_pretrained(snapshot)
+    write_random_t5(snapshot, [*sentences, *_OTHER_WORDS], vocabulary=256, width=WIDTH, offset=13)

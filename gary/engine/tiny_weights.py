@@ -9,7 +9,7 @@ business. Importing it settles the process's hub home.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -157,12 +157,21 @@ def seeded(build: Callable[[], T], offset: int) -> T:
 
 def write_t5(snapshot: Path) -> None:
     """A random T5 encoder of t5-base's width, with a tokenizer trained here and now, as a hub snapshot."""
+    write_random_t5(snapshot, T5_SENTENCES, vocabulary=128, width=768, offset=0)
+
+
+def write_random_t5(snapshot: Path, sentences: Iterable[str], vocabulary: int, width: int, offset: int) -> None:
+    """A T5 encoder of one layer with weights from `SEED + offset`, and a tokenizer trained on `sentences`.
+
+    Args:
+        vocabulary: of the tokenizer, at most.
+    """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(T5_SENTENCES),
+        sentence_iterator=iter(sentences),
         model_writer=model,
-        vocab_size=128,
-        hard_vocab_limit=False,  # so few sentences may hold fewer pieces
+        vocab_size=vocabulary,
+        hard_vocab_limit=False,  # few sentences may hold fewer pieces
         pad_id=0,
         eos_id=1,
         unk_id=2,
@@ -174,8 +183,8 @@ def write_t5(snapshot: Path) -> None:
     pieces.write_bytes(model.getvalue())
     tokenizer = T5Tokenizer(str(pieces), legacy=True)
     tokenizer.save_pretrained(snapshot)
-    config = T5Config(vocab_size=len(tokenizer), d_model=768, d_kv=32, d_ff=128, num_layers=1, num_heads=2)
-    seeded(lambda: T5EncoderModel(config), 0).save_pretrained(snapshot)
+    config = T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=32, d_ff=128, num_layers=1, num_heads=2)
+    seeded(lambda: T5EncoderModel(config), offset).save_pretrained(snapshot)
 
 
 def write_lm(checkpoint: Path, **shape: int) -> None:

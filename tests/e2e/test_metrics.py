@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import monotonic, sleep
 
 import httpx
@@ -15,9 +15,6 @@ from ray import serve
 
 from deployments import metrics
 from deployments.metrics import CATALOGUE, NONE, STAGES, Metric
-from examples.loops import make_loop
-from gary.audio.clip import Clip
-from gary.audio.files import encode_wav
 from gary.client import Client, Length, LinkSource, Order, Prompt, State
 from gary.config import DatabaseConfig, EngineConfig, TasksConfig
 from gary.tasks.music import Length as JobLength
@@ -68,17 +65,6 @@ def scraped_until(holds: Callable[[Scraped], bool], what: str) -> Scraped:
         assert monotonic() < deadline_s, f"not within {TIMEOUT_S:g} s: {what}"
         sleep(0.5)
     return scraped
-
-
-@pytest.fixture(scope="module")
-def client(service: Running) -> Iterator[Client]:
-    with Client(service.base_url) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def song() -> bytes:
-    return encode_wav(Clip(make_loop(174.0, 4, "drum-and-bass", rate_hz=44_100, seed=2)[None], 44_100))
 
 
 async def _left_behind(uri: str, database: DatabaseConfig, url: str) -> str:

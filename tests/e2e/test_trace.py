@@ -12,9 +12,6 @@ from time import monotonic, sleep
 import httpx
 import pytest
 
-from examples.loops import make_loop
-from gary.audio.clip import Clip
-from gary.audio.files import encode_wav
 from gary.client import Client, Length, LinkSource, Order, Prompt, State, Task
 from tests.collecting import Collector, SeenSpan, collector
 from tests.media import MediaServer
@@ -43,11 +40,6 @@ def traced(
     data_dir, tracing = tmp_path_factory.mktemp("traced"), {"endpoint": far.endpoint}
     with running_service(media, data_dir, http_port, APP, f"/{APP}", tracing=tracing) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def song() -> bytes:
-    return encode_wav(Clip(make_loop(174.0, 4, "drum-and-bass", rate_hz=44_100, seed=2)[None], 44_100))
 
 
 class Tree:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,25 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from examples.loops import make_loop
 from gary.audio.clip import Clip
 from gary.audio.files import encode_wav
 from gary.client import Client, Length, LinkSource, Order, Prompt, Refused, State, Task, UploadSource
 from tests.running import Running
 
 SHORT = Order(model="gary-tiny", length=Length(seconds=1.5), prompt=Prompt(length_s=1.0), seed=5)
-
-
-@pytest.fixture(scope="module")
-def client(service: Running) -> Iterator[Client]:
-    with Client(service.base_url) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def song() -> bytes:
-    """About 5.5 s, mono, 44.1 kHz."""
-    return encode_wav(Clip(make_loop(174.0, 4, "drum-and-bass", rate_hz=44_100, seed=2)[None], 44_100))
 
 
 def _completed(client: Client, task: Task) -> Task:
