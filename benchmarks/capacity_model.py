@@ -31,7 +31,7 @@ class House:
         stages_s: by stage; of generating, without what a step in company adds.
         cpu_s: seconds of one core, by stage.
         speed: of each of so many requests in one replica, a lone one's being 1.
-        cores: that there are for it.
+        cores: of its machine.
     """
 
     stages_s: dict[str, float]
@@ -51,12 +51,7 @@ def house(figures: Figures, engine: str) -> House:
     }
     speed = slowed(figures.engine) if base.step_s is None else (lambda jobs: 1.0)
     kept_up = [each for each in base.points if each.point.finished_per_s >= FINISHED_MIN * each.point.offered_per_s]
-    return House(stages_s, _cpu_s(stages_s, kept_up[-1]), speed, cores_had(figures))
-
-
-def cores_had(figures: Figures) -> float:
-    """What the service got of the cores where it wanted more than there were: under the heaviest of all loads."""
-    return max(sum(measured.cores.values()) for series in figures.series for measured in series.points)
+    return House(stages_s, _cpu_s(stages_s, kept_up[-1]), speed, float(figures.conditions["cores"]))
 
 
 def slowed(times: list[Engine]) -> Callable[[int], float]:
@@ -76,7 +71,8 @@ def predicted(known: House, series: Series, measured: Measured) -> Point:
     """What the network makes of the arrivals that a load had."""
     window_s = measured.point.window_s
     at_s = arrivals_s(measured.point.offered_per_s, window_s, measured.seed)
-    ends_s = Network(_pools(known, series), known.cores).run([Job(each, _visits(known, series)) for each in at_s])
+    left_cores = known.cores - measured.others_cores
+    ends_s = Network(_pools(known, series), left_cores).run([Job(each, _visits(known, series)) for each in at_s])
     times_s = [end_s - arrival_s for end_s, arrival_s in zip(ends_s, at_s, strict=True)]
     return point(at_s, times_s, window_s, series.alone_s)
 
