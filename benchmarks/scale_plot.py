@@ -48,9 +48,10 @@ def _times(axes: Axes, series: list[Series]) -> None:
         if each.knee_per_s is not None:
             axes.axvline(each.knee_per_s, color=colour, linestyle=":", label=f"{each.replicas}, knee")
     axes.set_ylabel("task time (s)")
+    axes.margins(y=0.7)  # above the curves is the legend's place
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(title="replicas", fontsize=7, framealpha=0.6)
+    axes.legend(title="replicas", fontsize=7, framealpha=0.6, ncols=max(1, len(series)), loc="upper center")
 
 
 def _finished(axes: Axes, series: list[Series]) -> None:
