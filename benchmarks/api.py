@@ -36,7 +36,7 @@ from httpx_sse import connect_sse
 from benchmarks.api_load import get_load
 from benchmarks.checkpoints import small_shape
 from benchmarks.engine import machine
-from examples.local import local_service
+from examples.local import laptop_config, local_service
 from examples.loops import make_loop
 from gary.audio.clip import Clip
 from gary.audio.crop import tail
@@ -214,7 +214,7 @@ def _service(env: dict[str, str], small: Path | None = None) -> Iterator[httpx.C
 
 
 def _config(root: Path, port: int, small: Path | None) -> Path:
-    config = yaml.safe_load(Path("serve_config.dev.yaml").read_text())
+    config = laptop_config("tiny")
     config["http_options"]["port"] = port
     application = config["applications"][0]
     args = application["args"]

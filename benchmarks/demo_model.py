@@ -195,7 +195,7 @@ def _print(name: str, figures: dict[str, float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, default=Path("out/training/models"), help="hub home and checkpoints")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="hub home and checkpoints")
     parser.add_argument("--checkpoint", default="gary-demo", help="its directory there")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)

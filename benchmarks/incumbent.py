@@ -38,7 +38,7 @@ from benchmarks.checkpoints import small_shape
 from benchmarks.engine import machine, memory_bandwidth_gb_s
 from benchmarks.incumbent_clients import POLL_S, Ask, IncumbentDesk, Load, ServiceDesk, closed_loop
 from benchmarks.incumbent_worker import DATABASE, READY, Document
-from examples.local import local_service
+from examples.local import laptop_config, local_service
 from examples.loops import make_loop
 from gary.audio.clip import Clip
 from gary.audio.files import encode_wav
@@ -226,7 +226,7 @@ def _service(setting: Setting) -> Iterator[str]:
 
 def _config(root: Path, port: int, setting: Setting) -> Path:
     """serve_config.dev.yaml, but for the model, and room for eight requests at once."""
-    config = yaml.safe_load(Path("serve_config.dev.yaml").read_text())
+    config = laptop_config()
     config["http_options"]["port"] = port
     application = config["applications"][0]
     args = application["args"]

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ray import serve
 
 from benchmarks.scale_engine import PacedMusicGen
 from deployments import app, conductor, cropper, fetcher, ingress, musicgen
+from examples.local import laptop_config
 from gary.config import AppArgs, DatabaseConfig
 from gary.tasks.embedded import EmbeddedDatabase
 from tests.running import APP_NAME, ROOT, ray_session
@@ -115,7 +115,7 @@ def ground() -> Iterator[Ground]:
 
 def _args(setting: Setting, uri: str) -> AppArgs:
     """Those of a laptop, but for one model, its slots, and how many tasks may wait."""
-    args: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.dev.yaml").read_text())["applications"][0]["args"]
+    args: dict[str, Any] = laptop_config()["applications"][0]["args"]
     checkpoint = ".models/gary-tiny" if setting.step_s is None else str(setting.step_s)
     args["models"] = [{"name": MODEL, "checkpoint": checkpoint, "size": "bench"}]
     args["default_model"] = MODEL

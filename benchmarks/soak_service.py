@@ -18,7 +18,7 @@ from uuid import uuid4
 import psutil
 import yaml
 
-from examples.local import local_service
+from examples.local import laptop_config, local_service
 from tests.media import MediaServer, media_server
 from tests.running import free_port
 
@@ -139,7 +139,7 @@ def running(root: Path, log: Path) -> Iterator[Service]:
 
 def _config(root: Path, media_host: str, port: int, database_port: int) -> Path:
     """Production's shape at a laptop's size: two ingresses and conductors, and a time to live that is seen to pass."""
-    config = yaml.safe_load(Path("serve_config.dev.yaml").read_text())
+    config = laptop_config("tiny")
     config["http_options"]["port"] = port
     application = config["applications"][0]
     application["args"]["sources"] = {"allow_direct_urls": [media_host]}

@@ -1,7 +1,8 @@
 """The main job from end to end, on this machine and on loopback only; run by scripts/demo.
 
-A drum-and-bass loop of known tempo is served over HTTP, continued by `POST /generate`, continued again by
-`POST /continue`, and cropped by `POST /crop-audio`: the routes, in the order and the form that the old clients use.
+A drum-and-bass loop of known tempo, which the demo model has never heard, is served over HTTP, continued by
+`POST /generate`, continued again by `POST /continue`, and cropped by `POST /crop-audio`: the routes, in the order and
+the form that the old clients use.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from examples.local import local_service
-from examples.loops import make_loop
+from examples.local import laptop_config, local_service
+from training.grid import RATE_HZ
+from training.loops import Loop, make_loop
 
-LOOP_BPM = 174.0
-LOOP_BARS = 16
-LOOP_RATE_HZ = 44_100
+LOOP_NUMBER = 34  # of the held-out ones: drums, bass and chords, two bars at 187.5 bpm
+LOOP_S = 22.0
 PLAYED_S = 5.5  # where the musician pressed the button
 TASK_TIMEOUT_S = 120.0
 OUT = Path("out")
@@ -43,25 +44,27 @@ def main() -> None:
     began_s = monotonic()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gary-demo-")))
-        write_loop(OUT / "loop.wav")
+        loop = make_loop(LOOP_NUMBER, "held-out")
+        soundfile.write(OUT / "loop.wav", loop.played(round(LOOP_S * RATE_HZ)), RATE_HZ, subtype="PCM_16")
+        console.print(f"the loop: {loop.description}")
         loop_url = f"{stack.enter_context(served(OUT))}/loop.wav"
         config, port = demo_config(loop_url, scratch)
         with console.status("starting Ray, the database and the model …"):
             service = stack.enter_context(local_service(config, port, OUT / "service.log"))
         console.print(f"service live after {monotonic() - began_s:.1f} s at {service.base_url}")
         client = stack.enter_context(httpx.Client(base_url=service.base_url, timeout=60))
-        run_job(client, loop_url, console)
+        run_job(client, loop, loop_url, console)
         console.print(f"all of it took {monotonic() - began_s:.1f} s; stopping the service …")
     console.print(f"stopped after {monotonic() - began_s:.1f} s; the audio lies in {OUT}/")
 
 
-def run_job(client: httpx.Client, loop_url: str, console: Console) -> None:
+def run_job(client: httpx.Client, loop: Loop, loop_url: str, console: Console) -> None:
     """Generate, continue, crop; each result is written to out/ and told in a line of the table."""
     table = Table("file", "seconds", "fetch", "generate", "encode", title="made")
     task_id = post(client, "/generate", {"url": loop_url, "currentTime": PLAYED_S, "duration": "16-18"})["task_id"]
     generated = wait(client, task_id, "generate", console)
     console.print(
-        f"tempo: played at {LOOP_BPM:g} bpm, found {generated['tempo_bpm']:.1f}; answer: {generated['bars']} bars"
+        f"tempo: played at {loop.bpm:g} bpm, found {generated['tempo_bpm']:.1f}; answer: {generated['bars']} bars"
     )
     add_row(table, write_audio("generated.wav", generated["audio"]), generated)
 
@@ -116,11 +119,6 @@ def add_row(table: Table, path: Path, task: dict[str, Any] | None) -> None:
     table.add_row(str(path), f"{info.frames / info.samplerate:.3f}", *times)
 
 
-def write_loop(path: Path) -> None:
-    samples = make_loop(LOOP_BPM, LOOP_BARS, "drum-and-bass", rate_hz=LOOP_RATE_HZ, seed=7)
-    soundfile.write(path, samples, LOOP_RATE_HZ, subtype="PCM_16")
-
-
 @contextmanager
 def served(directory: Path) -> Iterator[str]:
     """Serves a directory over HTTP on a free loopback port; yields its base URL."""
@@ -138,7 +136,7 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 def demo_config(loop_url: str, scratch: Path) -> tuple[Path, int]:
     """serve_config.dev.yaml with a free port, a database of its own, and the loop's server allowed by its address."""
-    config = yaml.safe_load(Path("serve_config.dev.yaml").read_text())
+    config = laptop_config()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

@@ -14,11 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 import httpx
+import yaml
 
 READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 40.0
+_LAPTOP = Path(__file__).parents[1] / "serve_config.dev.yaml"
 _HEAPS = "2"  # of glibc, a process; by itself it takes eight a core, and what threads freed stays in each
 
 
@@ -29,6 +32,23 @@ class LocalService:
     base_url: str
     process: subprocess.Popen[bytes]
     log: Path
+
+
+def laptop_config(model: str = "demo") -> dict[str, Any]:
+    """serve_config.dev.yaml as a value, for whoever changes a part of it.
+
+    Args:
+        model: "tiny" has every name served by the random stand-in, which is quick and makes noise.
+    """
+    text = _LAPTOP.read_text()
+    for name in ("gary-demo", "size: demo", "MusicGen-demo"):
+        assert name in text, f"{_LAPTOP} does not name {name}"
+        text = text.replace(name, name.replace("demo", model))
+    config: dict[str, Any] = yaml.safe_load(text)
+    if model != "demo":  # which alone goes without the usual words
+        for each in config["applications"][0]["args"]["models"]:
+            each["description"] = each["description"] or None
+    return config
 
 
 @contextmanager

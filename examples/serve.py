@@ -20,7 +20,7 @@ HINTS = """
   curl {url}/progress/[italic]task_id[/italic]
   curl {url}/tasks/[italic]task_id[/italic]
 
-Its model is the tiny random one: it makes noise of the right length. Ctrl-C stops everything.
+Its model is gary-demo, small and our own: what it knows stands in docs/demo-model.md. Ctrl-C stops everything.
 """
 
 

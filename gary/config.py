@@ -27,7 +27,9 @@ class ModelSpec(Config):
         str, Field(min_length=1, description="a hub repository, or a directory as audiocraft exports it")
     ]
     size: Annotated[str, Field(pattern=r"^[a-z0-9-]+$", description="served by the deployment MusicGen-<size>")]
-    description: Annotated[str | None, Field(description="used where a request brings none")] = None
+    description: Annotated[
+        str | None, Field(description="used where a request brings none; an empty one leaves it to the prompt alone")
+    ] = None
     licence: Annotated[str, Field(description="of the weights")] = "CC-BY-NC-4.0"
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import ray
 import ray._private.state
-import yaml
 from ray import serve
 
 from deployments.app import build
+from examples.local import laptop_config
 from gary.config import AppArgs
 from tests.media import MediaServer
 
@@ -32,8 +32,8 @@ class Running:
 
 
 def app_args(media: MediaServer, data_dir: Path, **changes: Any) -> AppArgs:
-    """The arguments of serve_config.dev.yaml, with the tests' media server allowed and a database of their own."""
-    args = yaml.safe_load((ROOT / "serve_config.dev.yaml").read_text())["applications"][0]["args"]
+    """A laptop's arguments, the model the tiny one, the tests' media server allowed and a database of their own."""
+    args = laptop_config("tiny")["applications"][0]["args"]
     args["sources"] = {"allow_direct_urls": [media.host]}
     args["database"] = {"data_dir": str(data_dir)}
     args["engine"]["threads"] = 1

@@ -18,7 +18,7 @@ from time import monotonic
 
 from training.codec import DECODER
 from training.lm import LM
-from training.run import log
+from training.run import Run, log
 from training.setup import add_common, begin
 
 CODEC_SHARE = 0.45  # of the minutes; the language model has the rest
@@ -27,18 +27,12 @@ LEAST_MINUTES = 1.0  # what is left under this is not begun with
 CARRIED = Path("out/carried")
 
 
-def pack(run: Path, out: Path) -> list[Path]:
-    """Puts what training can go on from into pieces of a tar file; the pieces.
-
-    Of the codec's parts only the last is taken: the others are in it, or done with.
-    """
-    names = [f"{LM}.pt", f"{DECODER}.pt", "autoencoder.pt"]
-    weights = [run / name for name in names if (run / name).exists()]
-    if run / f"{DECODER}.pt" in weights:
-        weights = [file for file in weights if file.stem != "autoencoder"]
+def pack(run: Run, out: Path) -> list[Path]:
+    """Puts what training can go on from into pieces of a tar file; the pieces."""
+    weights = [file for part in (LM, DECODER) if (file := run.weights_file(part)).exists()]
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        for file in [*weights, *sorted(run.glob("*.json*")), *sorted(run.glob("*.png"))]:
+        for file in [*weights, *sorted(run.directory.glob("*.json*")), *sorted(run.directory.glob("*.png"))]:
             tar.add(file, arcname=file.name)
     content = archive.getvalue()
     pieces = []
@@ -62,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common(parser)
     parser.add_argument("--batch", type=int, default=128, help="of the codec; the language model has a quarter of it")
-    parser.add_argument("--latents", type=int, default=200_000, help="frames that codebooks are made from")
+    parser.add_argument("--frames", type=int, default=400_000, help="that the codebooks are made from")
     parser.add_argument("--judged-loops", type=int, default=100)
     parser.add_argument("--loops", type=int, default=60_000, help="that the language model learns from")
     parser.add_argument("--ungated", action="store_true", help="go on with a codec that loses the tempo")
@@ -75,7 +69,7 @@ def main() -> None:
     shares = {"codec": CODEC_SHARE * options.minutes, "lm": (1 - CODEC_SHARE) * options.minutes}
     own = {
         "codec": [
-            *["--batch", str(options.batch), "--latents", str(options.latents)],
+            *["--batch", str(options.batch), "--frames", str(options.frames)],
             *["--judged-loops", str(options.judged_loops)],
         ],
         "lm": ["--batch", str(options.batch // 4), "--loops", str(options.loops), *["--ungated"] * options.ungated],
@@ -96,7 +90,7 @@ def main() -> None:
             _run("export", common)
     finally:
         if out := os.environ.get("OUT"):
-            log.info("in %s: %s", out, [piece.name for piece in pack(options.run, Path(out))])
+            log.info("in %s: %s", out, [piece.name for piece in pack(run, Path(out))])
 
 
 def _run(part: str, arguments: list[str]) -> None:

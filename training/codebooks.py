@@ -1,7 +1,4 @@
-"""Residual codebooks by k-means, level by level, over the latents of an encoder that is not trained any more.
-
-Training quantizer and encoder together collapsed in a first try; a frozen encoder and k-means did not.
-"""
+"""Residual codebooks by k-means, level by level, over the latents of an encoder that is not trained."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Trains the codec: `python -m training.codec --run DIR --minutes 10`. Three parts, each begun where it was left.
+"""Makes the codec: `python -m training.codec --run DIR --minutes 10`. Only its decoder is trained, in fp32.
 
-1. autoencoder: encoder and decoder with nothing between them, in fp32 (in bf16 it diverged).
-2. codebooks: k-means over the latents of the encoder, which is frozen from here on.
-3. decoder: taught to decode what the codebooks leave of the latents.
+1. encoder: a cascade of lapped transforms and the principal components of what it makes of loops (`lapped.py`).
+2. codebooks: k-means over its latents.
+3. decoder: the cascade's inverse at first, then taught to decode what the codebooks leave of the latents.
 
 Ends with the figure that the language model waits for: how many held-out loops keep their tempo through the codec.
 """
@@ -22,47 +22,38 @@ from training.codebooks import fill
 from training.crops import Crops
 from training.curves import draw_curves
 from training.grid import RATE_HZ
-from training.run import Budget, Phase, Run, cosine, log, train, write_whole
+from training.lapped import FRAME, coefficients, fit_rotation, settle
+from training.run import Budget, Phase, Run, cosine, halved, log, train
 from training.setup import add_common, begin
 from training.spectra import Likeness, si_sdr_db
 
-AUTOENCODER, CODEBOOKS, DECODER = "autoencoder", "codebooks", "decoder"
-SHARE = {AUTOENCODER: 0.6, DECODER: 0.4}  # of the minutes
+DECODER = "decoder"
+CUT_FRAMES = 2  # at either end of a stretch, where what lies beyond is not heard
 JUDGED_LOOPS = 200
 
 
 @dataclass(frozen=True)
 class CodecPlan:
-    """How the codec is trained.
+    """How the codec is made.
 
     Attributes:
         batch: stretches a step, of `crop_s` each.
-        latents: frames that the codebooks are made from, in `rounds` of k-means.
+        frames: that rotation and codebooks are made from; these in `rounds` of k-means.
+        flattening: how much more the rotation counts what is usually quiet, 0 to 1.
     """
 
-    batch: int = 64
+    batch: int = 16
     crop_s: float = 1.0
-    rate: float = 1e-3
-    wave_weight: float = 10.0  # at 2 the decoder found the phase later, and was worse in every other figure till then
-    latents: int = 200_000
-    rounds: int = 25
+    rate: float = 3e-4
+    wave_weight: float = 3.0
+    frames: int = 200_000
+    rounds: int = 15
+    flattening: float = 0.6
     workers: int = 0
 
     @property
     def crop_samples(self) -> int:
         return round(self.crop_s * RATE_HZ)
-
-
-def autoencoder_phase(codec: Any, plan: CodecPlan, device: str) -> Phase[Tensor]:
-    """Encoder and decoder, without a quantizer between them."""
-    likeness = Likeness(plan.wave_weight).to(device)
-
-    def loss(wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        made = codec.decoder(codec.encoder(wanted))[..., : wanted.shape[-1]]
-        return _judged(likeness, made, wanted)
-
-    weights = [*codec.encoder.parameters(), *codec.decoder.parameters()]
-    return _phase(AUTOENCODER, codec, weights, plan, loss, device)
 
 
 def decoder_phase(codec: Any, plan: CodecPlan, device: str) -> Phase[Tensor]:
@@ -74,7 +65,15 @@ def decoder_phase(codec: Any, plan: CodecPlan, device: str) -> Phase[Tensor]:
             latents = codec.decode_latent(codec.quantizer.encode(codec.encoder(wanted)))  # [B, D, T]
         return _judged(likeness, codec.decoder(latents)[..., : wanted.shape[-1]], wanted)
 
-    return _phase(DECODER, codec, list(codec.decoder.parameters()), plan, loss, device)
+    weights = list(codec.decoder.parameters())
+    return Phase(
+        name=DECODER,
+        model=codec,
+        optimizer=torch.optim.Adam(weights, lr=plan.rate, betas=(0.8, 0.99), fused=device == "cuda"),
+        batch=Crops(plan.batch, plan.crop_samples, plan.workers, device),
+        loss=loss,
+        rate=cosine(plan.rate),
+    )
 
 
 def _judged(likeness: Likeness, made: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -82,40 +81,41 @@ def _judged(likeness: Likeness, made: Tensor, wanted: Tensor) -> tuple[Tensor, d
     return loss, {**figures, "si_sdr_db": si_sdr_db(made.detach(), wanted).mean()}
 
 
-def _phase(
-    name: str, codec: Any, weights: list[nn.Parameter], plan: CodecPlan, loss: Any, device: str
-) -> Phase[Tensor]:
-    return Phase(
-        name=name,
-        model=codec,
-        optimizer=torch.optim.Adam(weights, lr=plan.rate, betas=(0.8, 0.99), fused=device == "cuda"),
-        batch=Crops(plan.batch, plan.crop_samples, plan.workers, device),
-        loss=loss,
-        rate=cosine(plan.rate if name == AUTOENCODER else 0.5 * plan.rate),
-    )
-
-
 @torch.no_grad()
-def make_codebooks(codec: Any, plan: CodecPlan, device: str) -> list[float]:
-    """Fills the quantizer from loops that were not heard yet; the share of variance that each level leaves."""
+def begin_codec(codec: Any, plan: CodecPlan, device: str) -> tuple[float, list[float]]:
+    """Settles encoder, codebooks and decoder from loops that the decoder is not trained on.
+
+    The first two are final, so they are rounded at once as they will be exported.
+
+    Returns:
+        The share of the weighted variance that the latents hold, and what of theirs each codebook leaves.
+    """
     crops = Crops(plan.batch, plan.crop_samples, plan.workers, device)
-    frames_per_batch = plan.batch * math.ceil(plan.crop_s * 50)
-    batches = math.ceil(plan.latents / frames_per_batch)
-    latents = [codec.encoder(crops(1_000_000 + index)).transpose(1, 2).flatten(0, 1) for index in range(batches)]
-    return fill(codec, torch.cat(latents)[: plan.latents], plan.rounds)
+    frames_per_crop = plan.crop_samples // FRAME - 2 * CUT_FRAMES
+    batches = math.ceil(plan.frames / (plan.batch * frames_per_crop))
+    waves = [crops(1_000_000 + index) for index in range(batches)]  # each [B, 1, N]
+    heard = [coefficients(wave)[..., CUT_FRAMES:-CUT_FRAMES].transpose(1, 2).flatten(0, 1) for wave in waves]
+    rotation = fit_rotation(torch.cat(heard)[: plan.frames], codec.encoder.dimension, plan.flattening)
+    settle(codec, rotation)
+    _round(codec.encoder)
+    latents = [codec.encoder(wave)[..., CUT_FRAMES:-CUT_FRAMES].transpose(1, 2).flatten(0, 1) for wave in waves]
+    left = fill(codec, torch.cat(latents)[: plan.frames], plan.rounds)
+    _round(codec.quantizer)
+    return rotation.kept, left
 
 
-def train_codec(codec: Any, run: Run, plan: CodecPlan, budgets: dict[str, Budget], device: str) -> bool:
-    """All three parts, each from where it was left; whether all are done."""
+def _round(part: nn.Module) -> None:
+    part.load_state_dict(halved(part.state_dict()))
+
+
+def train_codec(codec: Any, run: Run, plan: CodecPlan, budget: Budget, device: str) -> bool:
+    """All of it, from where it was left; whether it is done."""
+    phase = decoder_phase(codec, plan, device)
     if not run.state_file(DECODER).exists() and not run.weights_file(DECODER).exists():
-        if not train(autoencoder_phase(codec, plan, device), run, budgets[AUTOENCODER]):
-            return False
-        left = make_codebooks(codec, plan, device)
-        log.info("codebooks: variance left after each level: %s", [round(share, 3) for share in left])
-        write_whole(run.directory / f"{CODEBOOKS}.pt", {"left": left})
-        phase = decoder_phase(codec, plan, device)
+        kept, left = begin_codec(codec, plan, device)
+        log.info("latents: %.3f of the variance; each codebook leaves %s", kept, [round(share, 3) for share in left])
         run.save(phase, step=0, elapsed_s=0.0, done=False)
-    return train(decoder_phase(codec, plan, device), run, budgets[DECODER])
+    return train(phase, run, budget)
 
 
 def load_codec(codec: Any, run: Run) -> None:
@@ -138,7 +138,8 @@ def main() -> None:
     parser.add_argument("--crop-s", type=float, default=CodecPlan.crop_s)
     parser.add_argument("--rate", type=float, default=CodecPlan.rate)
     parser.add_argument("--wave-weight", type=float, default=CodecPlan.wave_weight)
-    parser.add_argument("--latents", type=int, default=CodecPlan.latents, help="frames that codebooks are made from")
+    parser.add_argument("--frames", type=int, default=CodecPlan.frames, help="that the codebooks are made from")
+    parser.add_argument("--flattening", type=float, default=CodecPlan.flattening, help="of the spectrum, 0 to 1")
     parser.add_argument("--judged-loops", type=int, default=JUDGED_LOOPS)
     options = parser.parse_args()
     run, device = begin(options)
@@ -151,13 +152,12 @@ def main() -> None:
         crop_s=options.crop_s,
         rate=options.rate,
         wave_weight=options.wave_weight,
-        latents=options.latents,
+        frames=options.frames,
+        flattening=options.flattening,
         workers=options.workers,
     )
-    budgets = {
-        name: Budget(options.steps, share * options.minutes, options.sitting_minutes) for name, share in SHARE.items()
-    }
-    done = train_codec(codec, run, plan, budgets, device)
+    budget = Budget(options.steps, options.minutes, options.sitting_minutes)
+    done = train_codec(codec, run, plan, budget, device)
     draw_curves(run)
     if done:
         from training.judge import judge_codec

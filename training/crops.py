@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training.drums import Wave
+from training.grid import FRAME_SAMPLES
 from training.loops import make_loop
 from training.run import log
 
@@ -28,9 +29,10 @@ class _Stretches(Dataset[Wave]):
         self._length_samples = length_samples
 
     def __getitem__(self, number: int) -> Wave:
-        """Stretches of the loop of that number, [PER_LOOP, N]."""
+        """Stretches of the loop of that number, [PER_LOOP, N]: half begin on a frame of its grid, half anywhere."""
         loop = make_loop(number)
         starts = np.random.default_rng([3, number]).integers(len(loop.samples), size=PER_LOOP)
+        starts[::2] -= starts[::2] % FRAME_SAMPLES
         return np.stack([loop.played(self._length_samples, int(start)) for start in starts])
 
 

@@ -1,14 +1,18 @@
 """Trains the language model: `python -m training.lm --run DIR --minutes 15`, once the codec keeps the tempo.
 
-A chunk is cut from a loop that goes round; of some, fewer and fewer, it is one bar again and again, which teaches to
-look back by a bar. A row's description is left out now and then: so guidance has something to compare with. All
-descriptions of a batch have one length, as each has in the engine: no padding is attended to.
+The model begins able to look back (`looking_back.py`). A chunk is cut from a loop that goes round; of some, fewer and
+fewer, it is a bar or a part of one again and again. Chunks are short at first, which costs attention less, and at the
+end as long as the engine's window. Some codes are shown as others: so a slip of its own is something that the model has
+seen, and goes on after; without, it lost the grid. A row's description is left out now and then: so guidance has
+something to compare with. All descriptions of a batch have one length, as each has in the engine: no padding is
+attended to.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +22,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gary.engine.linear import default_precision
 from gary.engine.patterns import DelayPattern, delays_of
 from training.curves import draw_curves
-from training.grid import CODEBOOK_SIZE, FRAMES_S
+from training.grid import FRAMES_S
 from training.run import Budget, Phase, Run, cosine, train
 from training.setup import add_common, begin
 from training.tokens import Cycles, cycles_of
 
 LM = "lm"
 GATE = 0.9  # of the tempi found in the truth, found in the codec's rendering too
-TILED = 0.4  # of the chunks at the beginning are one bar, none at the end
+TILED = 0.3  # of the chunks at the beginning, and fewer by as much as has passed
+TILES = (1 / 8, 1 / 4, 1 / 2, 1)  # of a bar
+GROWTH = ((0.0, 1 / 3), (0.4, 2 / 3), (0.8, 1.0))  # from so far on, chunks are this share of the whole length
 
 
 @dataclass(frozen=True)
@@ -35,17 +42,23 @@ class LmPlan:
     """How the language model is trained.
 
     Attributes:
-        chunk_frames: of a row; the engine's window is 1500, and positions that were never seen mean nothing.
+        batch: rows where they have their whole length; of shorter ones there are more.
+        chunk_frames: of a row at the end; the engine's window is 1500, and positions that were never seen mean nothing.
         unsaid: share of rows without their description.
-        noise: share of tokens that are replaced in what the model sees, not in what it is to say: against the errors
-            that it will make itself. Not tried yet.
+        noise: of a row, up to this share of codes is replaced in what the model sees, not in what it is to say.
     """
 
     batch: int = 32
     chunk_frames: int = 30 * FRAMES_S
     rate: float = 1e-3
     unsaid: float = 0.2
-    noise: float = 0.0
+    noise: float = 0.3
+
+    def shape(self, progress: float) -> tuple[int, int]:
+        """Rows of a batch, and frames of each."""
+        share = max(share for since, share in GROWTH if progress >= since)
+        frames = round(share * self.chunk_frames)
+        return self.batch * self.chunk_frames // frames, frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,22 +89,30 @@ class Draw:
 
     def __call__(self, step: int, progress: float) -> Chunks:
         plan, random = self._plan, np.random.default_rng([5, step])
+        count, frames = plan.shape(progress)
         length = self._lengths[int(random.integers(len(self._lengths)))]
-        rows = self._on_device(random.choice(self._by_length[length], plan.batch))
-        offsets = self._on_device(random.integers(0, 1 << 30, plan.batch))
-        one_bar = self._on_device(random.random(plan.batch) < TILED * (1 - progress))
-        codes = self._cycles.cut(rows, offsets, one_bar, plan.chunk_frames)
+        rows = self._on_device(random.choice(self._by_length[length], count))
+        offsets = self._on_device(random.integers(0, 1 << 30, count))
+        codes = self._cycles.cut(rows, offsets, self._tiles(rows, random, progress), frames)
         return Chunks(
             codes=codes,
             seen=self._noisy(codes, random) if plan.noise else codes,
             text=self._cycles.text[rows, : int(length)].float(),
-            said=self._on_device(random.random(plan.batch) >= plan.unsaid),
+            said=self._on_device(random.random(count) >= plan.unsaid),
         )
 
+    def _tiles(self, rows: Tensor, random: np.random.Generator, progress: float) -> Tensor:
+        """After how many frames each row's chunk begins again, [B]."""
+        parts = self._on_device(random.choice(TILES, len(rows)))
+        parts_of_bars = (self._cycles.bars[rows] * parts).long()
+        tiled = self._on_device(random.random(len(rows)) < TILED - progress)
+        return torch.where(tiled, parts_of_bars, self._cycles.lengths[rows])
+
     def _noisy(self, codes: Tensor, random: np.random.Generator) -> Tensor:
-        """Codes of which some are any others."""
-        replaced = self._on_device(random.random(codes.shape) < self._plan.noise)
-        return torch.where(replaced, self._on_device(random.integers(0, CODEBOOK_SIZE, codes.shape)), codes)
+        """Codes of which some are those of the next row: others, and yet such as occur."""
+        share = random.uniform(0, self._plan.noise, (len(codes), 1, 1))
+        replaced = self._on_device(random.random(codes.shape) < share)
+        return torch.where(replaced, codes.roll(1, dims=0), codes)
 
     def _on_device(self, drawn: Any) -> Tensor:
         return torch.from_numpy(np.asarray(drawn)).to(self._device, non_blocking=True)
@@ -120,18 +141,32 @@ def next_token_loss(lm: Any, pattern: DelayPattern, chunks: Chunks, device: str)
     text = lm.condition_provider.conditioners["description"].output_proj(chunks.text) * chunks.said[:, None, None]
     mask = chunks.said[:, None].expand(text.shape[:2]).int()
     with _autocast(device):
-        logits = lm(seen, [], {"description": (text, mask)})  # [B, K, S, card]
-    losses = functional.cross_entropy(
-        logits.float().flatten(0, 2), wanted.flatten(), ignore_index=lm.special_token_id, reduction="none"
-    ).view_as(wanted)
-    frames = chunks.codes[0].numel() * len(chunks.codes) / lm.n_q
-    by_book = losses.sum(dim=(0, 2)) / frames  # [K]
+        losses = [
+            functional.cross_entropy(
+                logits.float().flatten(0, 1),
+                wanted[:, book].flatten(),
+                ignore_index=lm.special_token_id,
+                reduction="sum",
+            )
+            for book, logits in enumerate(_logits(lm, seen, text, mask))
+        ]
+    frames = chunks.codes[:, 0].numel()
+    by_book = torch.stack(losses) / frames  # [K]
     return by_book.mean(), {f"book_{book}": loss.detach() for book, loss in enumerate(by_book)}
 
 
+def _logits(lm: Any, seen: Tensor, text: Tensor, mask: Tensor) -> Iterator[Tensor]:
+    """Of each codebook in turn, [B, S, card]: `LMModel.forward`, which would stack and copy them all."""
+    heard = sum(embedding(seen[:, book]) for book, embedding in enumerate(lm.emb))  # [B, S, D]
+    heard, described = lm.fuser(heard, {"description": (text, mask)})
+    known = lm.out_norm(lm.transformer(heard, cross_attention_src=described))
+    return (linear(known) for linear in lm.linears)
+
+
 def _autocast(device: str) -> AbstractContextManager[Any]:
-    """bf16 on a GPU: a transformer bears it, as the codec did not."""
-    return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else nullcontext()
+    """bf16 where it is the faster: a transformer bears it, as the codec did not."""
+    quick = device == "cuda" or default_precision(device) == "bf16"
+    return torch.autocast(device, torch.bfloat16) if quick else nullcontext()
 
 
 def check_gate(run: Run) -> None:

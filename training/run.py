@@ -145,13 +145,14 @@ def write_whole(file: Path, content: Any) -> None:
 
 
 def train(phase: Phase[Any], run: Run, budget: Budget) -> bool:
-    """Goes on with a phase from where it was left; whether it is done.
+    """Goes on with a phase from where it was left; whether it is done. A done one goes on where more is asked of it.
 
     Raises:
         TrainingDiverged: the loss became infinite or no number.
     """
     saved = run.load(phase)
-    step, before_s, done = int(saved["step"]), float(saved["elapsed_s"]), bool(saved["done"])
+    step, before_s = int(saved["step"]), float(saved["elapsed_s"])
+    done = bool(saved["done"]) and budget.progress(step, before_s) >= 1
     began_s = saved_s = perf_counter()
     points: list[dict[str, Tensor]] = []
     while not done:

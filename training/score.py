@@ -86,7 +86,7 @@ def write_score(random: np.random.Generator) -> Score:
     """Draws a style, and from it a score."""
     style = STYLES[int(random.integers(len(STYLES)))]
     step_frames = int(random.choice(style.step_frames))
-    bars = int(random.choice((1, 2, 4), p=(0.2, 0.45, 0.35) if step_frames < 8 else (0.4, 0.5, 0.1)))
+    bars = int(random.choice((1, 2, 4), p=_bars_shares(step_frames)))
     root, mode = int(random.integers(12)), str(random.choice(style.modes))
     progressions = PROGRESSIONS[mode]
     degrees = progressions[int(random.integers(len(progressions)))][:bars]
@@ -113,6 +113,13 @@ def write_score(random: np.random.Generator) -> Score:
     )
 
 
+def _bars_shares(step_frames: int) -> tuple[float, float, float]:
+    """How often a cycle has 1, 2 or 4 bars: most are heard whole in a prompt of 6 s."""
+    if step_frames == 4:
+        return 0.2, 0.4, 0.4
+    return (0.35, 0.6, 0.05) if step_frames < 9 else (0.5, 0.5, 0.0)
+
+
 def words_for(parts: tuple[str, ...]) -> str:
     """ "drums only", "bass and chords", "drums, bass and chords"."""
     if len(parts) == 1:
@@ -131,7 +138,7 @@ def _strokes(beat: Beat, bars: int, random: np.random.Generator) -> tuple[Stroke
     """One beat throughout; the last of several bars ends in a fill more often than not."""
     strokes = []
     fill = bars > 1 and random.random() < 0.6
-    levels = {"kick": 1.0, "snare": 0.85, "hat": random.uniform(0.3, 0.5), "open_hat": random.uniform(0.3, 0.45)}
+    levels = {"kick": 1.0, "snare": 0.85, "hat": random.uniform(0.42, 0.65), "open_hat": random.uniform(0.4, 0.6)}
     soft = random.uniform(0.4, 0.6)
     for bar in range(bars):
         for drum, level in levels.items():

@@ -1,4 +1,5 @@
-"""What the codec is trained for: how a sound differs from another, in decibels of its bands and in its low waves.
+"""What the codec is trained for: how a sound differs from another, in decibels of its bands, in how these rise and
+fall (which is what a beat is heard by), and in its low waves.
 
 Everything is measured against the loudness of the wanted sound, so that a quiet loop counts as much as a loud one.
 """
@@ -16,7 +17,8 @@ _WINDOWS = ((256, 32), (512, 48), (1024, 80), (2048, 96))  # samples, mel bands
 
 
 class Likeness(nn.Module):
-    """Log-mel and magnitude differences in several resolutions, and the waveform's below `wave_below_hz`.
+    """Differences of log-mel bands, of their changes and of magnitudes in several resolutions, and the waveform's below
+    `wave_below_hz`.
 
     Args:
         wave_weight: of the waveform; 0 leaves it out.
@@ -38,17 +40,20 @@ class Likeness(nn.Module):
         """
         loudness = wanted.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-4)
         made, wanted = made / loudness, wanted / loudness
-        log_mel, magnitude = made.new_zeros(()), made.new_zeros(())
+        log_mel, magnitude, onset = (made.new_zeros(()) for _ in range(3))
         for window, _ in _WINDOWS:
             x, y = self._magnitudes(made, window), self._magnitudes(wanted, window)  # [B, F, T]
             bank = self.get_buffer(f"bank_{window}")
             x_mel, y_mel = x.transpose(1, 2) @ bank, y.transpose(1, 2) @ bank  # [B, T, M]
-            log_mel = log_mel + ((x_mel + _FLOOR).log() - (y_mel + _FLOOR).log()).abs().mean()
+            off = (x_mel + _FLOOR).log() - (y_mel + _FLOOR).log()
+            log_mel = log_mel + off.abs().mean()
+            onset = onset + off.diff(dim=1).abs().mean()
             magnitude = magnitude + (x - y).abs().mean() / y.mean().clamp_min(_FLOOR)
-        log_mel, magnitude = log_mel / len(_WINDOWS), magnitude / len(_WINDOWS)
+        log_mel, magnitude, onset = (each / len(_WINDOWS) for each in (log_mel, magnitude, onset))
         low = low_passed(made - wanted, self._wave_below_hz).abs().mean()
-        loss = log_mel + magnitude + self._wave_weight * low
-        return loss, {"log_mel": log_mel.detach(), "magnitude": magnitude.detach(), "low_wave": low.detach()}
+        loss = log_mel + magnitude + onset + self._wave_weight * low
+        parts = {"log_mel": log_mel, "magnitude": magnitude, "onset": onset, "low_wave": low}
+        return loss, {name: part.detach() for name, part in parts.items()}
 
     def _magnitudes(self, wave: Tensor, window: int) -> Tensor:
         """[B, F, T], a full-scale sine near 1."""

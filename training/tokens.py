@@ -48,20 +48,20 @@ class Cycles:
     def to(self, device: str) -> Cycles:
         return Cycles(*(getattr(self, field.name).to(device) for field in fields(self)))
 
-    def cut(self, rows: Tensor, offsets: Tensor, one_bar: Tensor, frames: int) -> Tensor:
+    def cut(self, rows: Tensor, offsets: Tensor, tiles: Tensor, frames: int) -> Tensor:
         """Chunks of loops that go round.
 
         Args:
             rows: [B] int64, of loops.
             offsets: [B] int64, frames into the cycle at which a chunk begins.
-            one_bar: [B] bool, whose chunk is its first bar again and again.
+            tiles: [B] int64, frames after which a chunk begins again; the cycle's length leaves it as the loop is.
 
         Returns:
             [B, K, frames] int64.
         """
         lengths = self.lengths[rows, None]
         passed = torch.arange(frames, device=rows.device)[None]  # [1, T]
-        passed = torch.where(one_bar[:, None], passed % self.bars[rows, None], passed)
+        passed = passed % tiles[:, None]
         place = self.starts[rows, None] + (offsets[:, None] + passed) % lengths  # [B, T]
         return self.codes[:, place].transpose(0, 1).long()
 
@@ -80,9 +80,11 @@ class _Cycle:
 
 class _Played(Dataset[_Cycle]):
     def __getitem__(self, number: int) -> _Cycle:
+        """Every second loop begins somewhere within a frame: nobody presses a button on the grid."""
         loop = make_loop(number)
         margin = MARGIN_FRAMES * FRAME_SAMPLES
-        wave = loop.played(len(loop.samples) + 2 * margin, -margin)
+        late = int(np.random.default_rng([7, number]).integers(FRAME_SAMPLES)) if number % 2 else 0
+        wave = loop.played(len(loop.samples) + 2 * margin, late - margin)
         return _Cycle(number, wave, bar_frames(loop.score.step_frames), loop.description)
 
 

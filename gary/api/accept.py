@@ -44,7 +44,7 @@ async def accept_generate(services: Services, body: GenerateBody, caller: Caller
         prompt_s=body.prompt_s,
         min_s=min_s,
         max_s=max_s,
-        description=model.description or GENERATE_DESCRIPTION,
+        description=GENERATE_DESCRIPTION if model.description is None else model.description,
         seed=services.new_seed(),
         sampling=GENERATE_SAMPLING,
     )

@@ -14,9 +14,9 @@ from uuid import uuid4
 import httpx
 import numpy as np
 import pytest
-import yaml
 from fastapi import FastAPI
 
+from examples.local import laptop_config
 from gary.api.app import create_api
 from gary.api.services import Health, Services
 from gary.audio import crop
@@ -26,7 +26,6 @@ from gary.config import AccessConfig, ApiKey, AppArgs, DatabaseConfig, Limits, T
 from gary.tasks.embedded import EmbeddedDatabase
 from gary.tasks.music import Format
 from gary.tasks.store import TaskStore
-from tests.running import ROOT
 
 KEY = "gk-3f9c41d7aa12"
 OTHER_KEY = "gk-70b1e2c9d4f5"
@@ -109,9 +108,7 @@ async def opened_api(
     database_uri: str, limits: Limits | None = None, access: AccessConfig | None = None, uri: str | None = None
 ) -> AsyncIterator[Api]:
     """An API on a database of its own; with `uri` on that server, and nothing is expected of it."""
-    args = AppArgs.model_validate(
-        yaml.safe_load((ROOT / "serve_config.dev.yaml").read_text())["applications"][0]["args"]
-    )
+    args = AppArgs.model_validate(laptop_config("tiny")["applications"][0]["args"])
     limits = limits or Limits(body_bytes=2_000_000, clips=3)
     database = DatabaseConfig(name=f"api-{uuid4().hex[:12]}", timeout_s=0.3 if uri else 10.0)
     store = TaskStore(uri or database_uri, database, TasksConfig(), limits.unfinished_tasks)

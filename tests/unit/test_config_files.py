@@ -13,6 +13,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.app import build
+from examples.local import laptop_config
 from gary.config import AccessConfig, AppArgs
 
 ROOT = Path(__file__).parents[2]
@@ -234,6 +235,17 @@ def test_the_documented_access_is_valid() -> None:
 def test_access_that_cannot_be_meant_is_refused(access: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         AccessConfig.model_validate(access)
+
+
+def test_a_laptop_may_be_served_by_the_stand_in() -> None:
+    """Tests and benchmarks that want speed have the same service on the random checkpoint, with the usual words."""
+    args = AppArgs.model_validate(laptop_config("tiny")["applications"][0]["args"])
+    assert {(model.checkpoint, model.size) for model in args.models} == {(".models/gary-tiny", "tiny")}
+    assert {model.name for model in args.models} == {
+        model["name"].replace("gary-demo", "gary-tiny")
+        for model in _load("serve_config.dev.yaml")["applications"][0]["args"]["models"]
+    }
+    assert args.models[0].description is None
 
 
 def test_models_listed_twice_are_refused() -> None:

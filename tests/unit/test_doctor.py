@@ -13,6 +13,7 @@ import pytest
 import yaml
 from pymongo import MongoClient
 
+from examples.local import laptop_config
 from gary.config import AppArgs
 from gary.doctor.checks import GIB, GPU_QUERY
 from gary.doctor.database import DatabaseAnswer, ask, ask_embedded
@@ -172,12 +173,10 @@ def test_a_full_disk_is_found_wherever_something_is_kept() -> None:
 
 def test_a_laptop_needs_no_gpu_and_no_replica_set() -> None:
     """What is a fault on a server is none where the config does not ask for it; stand-ins lie in a directory."""
-    args = AppArgs.model_validate(
-        yaml.safe_load((ROOT / "serve_config.dev.yaml").read_text())["applications"][0]["args"]
-    )
-    machine = Imagined(gpus=None, variables={}, answer=_answer(replica_set=None), dirs=("gary-tiny",))
+    args = AppArgs.model_validate(laptop_config()["applications"][0]["args"])
+    machine = Imagined(gpus=None, variables={}, answer=_answer(replica_set=None), dirs=("gary-demo",))
     assert _faults(machine, args) == {}
-    assert _faults(Imagined(dirs=()), args)["model .models/gary-tiny"].verdict is Verdict.FAIL
+    assert _faults(Imagined(dirs=()), args)["model .models/gary-demo"].verdict is Verdict.FAIL
 
 
 def test_a_model_that_may_not_be_fetched_must_be_there() -> None:
