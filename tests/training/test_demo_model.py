@@ -13,7 +13,12 @@ import pytest
 import torch
 
 from tests.running import ROOT
-from training.export import LIMIT_BYTES, NAME, bytes_of
+from training.codec import DECODER, load_codec
+from training.export import LIMIT_BYTES, NAME, bytes_of, sharpened
+from training.lm import LM
+from training.networks import codec_config, make_codec
+from training.resume import resume
+from training.run import Run, halved
 
 MODELS = ROOT / "models"
 
@@ -50,6 +55,20 @@ def test_what_is_installed_is_what_lies_here() -> None:
     files = [file.relative_to(MODELS) for file in MODELS.rglob("*") if file.is_file()]
     assert len(files) >= 5
     assert all((ROOT / ".models" / file).read_bytes() == (MODELS / file).read_bytes() for file in files)
+
+
+def test_its_training_can_go_on(tmp_path: Path) -> None:
+    """Put back into a run, it is a finished codec and a language model, weight for weight, and is not overwritten."""
+    run = Run(tmp_path)
+    resume(MODELS, run, 20.0, 31.0)
+    codec, lm = (torch.load(run.weights_file(part), weights_only=True) for part in (DECODER, LM))
+    assert (codec["done"], codec["elapsed_s"], lm["elapsed_s"]) == (True, 1200, 1860)
+    exported = torch.load(MODELS / NAME / "state_dict.bin", weights_only=True)["best_state"]
+    again = halved(sharpened(lm["model"]))
+    assert all(torch.equal(again[name], weight) for name, weight in exported.items())
+    load_codec(make_codec(codec_config()), run)
+    with pytest.raises(FileExistsError):
+        resume(MODELS, run, 20.0, 31.0)
 
 
 def test_it_goes_on_in_time(figures: dict[str, Any]) -> None:
