@@ -30,7 +30,7 @@ class Rotation:
     """What of the 640 numbers of a frame becomes its latent.
 
     Attributes:
-        into: [D, 640], coefficients to latent.
+        into: [D, 640], coefficients to latent; on the CPU, as `back`, where the kernels are put together.
         back: [640, D], latent to coefficients.
         kept: share of the weighted variance that D numbers hold.
     """
@@ -70,7 +70,7 @@ def fit_rotation(heard: Tensor, dimensions: int, flattening: float) -> Rotation:
     values, vectors = torch.linalg.eigh(weights[:, None] * moments * weights)
     chosen = vectors[:, -dimensions:].flip(1)  # [640, D], the largest first
     kept = float(values[-dimensions:].sum() / values.sum())
-    return Rotation((chosen.T * weights).float(), (chosen / weights[:, None]).float(), kept)
+    return Rotation((chosen.T * weights).float().cpu(), (chosen / weights[:, None]).float().cpu(), kept)
 
 
 @torch.no_grad()

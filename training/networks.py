@@ -55,5 +55,5 @@ def make_lm(config: dict[str, Any], device: str = "cpu") -> Any:
     """An untrained `LMModel` in fp32 that knows how to look back, its weights from one seed; reads the hub home."""
     built = OmegaConf.create({**config, "device": device})
     lm: Any = seeded(lambda: builders.get_lm_model(built), 12)
-    prepare(lm, seed=13)
-    return lm
+    prepare(lm.cpu(), seed=13)  # where its random numbers are drawn
+    return lm.to(device)

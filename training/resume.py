@@ -8,6 +8,7 @@ minutes more for a codec that had twenty.
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--codec-minutes", type=float, default=CODEC_MINUTES, help="that the codec had")
     parser.add_argument("--lm-minutes", type=float, default=LM_MINUTES, help="that the language model had")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     resume(options.models, Run(options.run), options.codec_minutes, options.lm_minutes)
     log.info("%s goes on from %s", options.run, options.models)
 
