@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from time import monotonic, sleep
+from statistics import median
+from time import monotonic, perf_counter, sleep
 
 import pytest
 
@@ -67,20 +68,25 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def sent(send: Sink, spans: int) -> float:
-    """Seconds that whoever tells so many spans is kept from his work."""
-    began_s = monotonic()
+    """Seconds that whoever tells so many spans is kept from his work by each, as a median.
+
+    A sum would measure the process too: in one that ran thousands of tests, a collection of garbage takes seconds.
+    """
+    took_s = []
     for _ in range(spans):
+        began_s = perf_counter()
         send(one())
-    return monotonic() - began_s
+        took_s.append(perf_counter() - began_s)
+    return median(took_s)
 
 
 def test_a_collector_that_is_away_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """Telling spans takes no longer than it does otherwise, however many are lost; one line says that they are."""
+    """Telling spans waits for nothing, however many are lost; one line says that they are."""
     send = exporting(f"http://127.0.0.1:{free_port()}", "Fetcher", "x")
     with caplog.at_level(logging.INFO):
-        assert sent(send, 10_000) < 5
+        assert sent(send, 10_000) < 1e-3
         until(lambda: caplog.records)
-        assert sent(send, 1_000) < 0.5
+        assert sent(send, 1_000) < 1e-3
     assert [record.getMessage() for record in caplog.records] == [AWAY]
 
 
