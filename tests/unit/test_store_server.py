@@ -95,7 +95,7 @@ async def test_a_server_that_hangs_keeps_no_client_waiting(tmp_path: Path) -> No
                 began_s = monotonic()
                 outcomes = await asyncio.gather(*_clients_calls(store, ids, done), return_exceptions=True)
                 assert {type(outcome) for outcome in outcomes} == {DatabaseUnavailable}
-                assert monotonic() - began_s < 1.5
+                assert monotonic() - began_s < 3
             os.kill(server.pid, signal.SIGCONT)
             tasks = await asyncio.gather(*map(store.get, ids * 3))
             assert [task.id for task in tasks] == ids * 3
