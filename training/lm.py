@@ -1,11 +1,12 @@
 """Trains the language model: `python -m training.lm --run DIR --minutes 15`, once the codec keeps the tempo.
 
 The model begins able to look back (`looking_back.py`). A chunk is cut from a loop that goes round; of some, fewer and
-fewer, it is a bar or a part of one again and again. Chunks are short at first, which costs attention less, and at the
-end as long as the engine's window. Some codes are shown as others: so a slip of its own is something that the model has
-seen, and goes on after; without, it lost the grid. A row's description is left out now and then: so guidance has
-something to compare with. All descriptions of a batch have one length, as each has in the engine: no padding is
-attended to.
+fewer, it is a bar or a part of one again and again; of others the last bar comes again before the whole was heard: so
+what has no model yet is made of the bar before. Chunks are short at first, which costs attention less, and at the end
+as long as the engine's window. After a beginning that is right, as a prompt is, some codes are shown as others, one by
+one or as stretches of the same loop out of step: so a slip of its own is something that the model has seen, and goes on
+after; without, it lost the grid. A row's description is left out now and then: so guidance has something to compare
+with. All descriptions of a batch have one length, as each has in the engine: no padding is attended to.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ LM = "lm"
 GATE = 0.9  # of the tempi found in the truth, found in the codec's rendering too
 TILED = 0.3  # of the chunks at the beginning, and fewer by as much as has passed
 TILES = (1 / 8, 1 / 4, 1 / 2, 1)  # of a bar
+HELD = 0.4  # of the chunks at all times: their last bar comes again before the whole cycle was heard
+PROMPT_FRAMES = 6 * FRAMES_S  # at most so many are shown as they are
+SLIP_FRAMES = (4, 8, 16, 32)  # of a stretch that is out of step
 GROWTH = ((0.0, 1 / 3), (0.4, 2 / 3), (0.8, 1.0))  # from so far on, chunks are this share of the whole length
 
 
@@ -45,7 +49,7 @@ class LmPlan:
         batch: rows where they have their whole length; of shorter ones there are more.
         chunk_frames: of a row at the end; the engine's window is 1500, and positions that were never seen mean nothing.
         unsaid: share of rows without their description.
-        noise: of a row, up to this share of codes is replaced in what the model sees, not in what it is to say.
+        noise: up to this share of a row, once it has begun, is shown as something else; what it is to say stays.
     """
 
     batch: int = 32
@@ -93,7 +97,7 @@ class Draw:
         length = self._lengths[int(random.integers(len(self._lengths)))]
         rows = self._on_device(random.choice(self._by_length[length], count))
         offsets = self._on_device(random.integers(0, 1 << 30, count))
-        codes = self._cycles.cut(rows, offsets, self._tiles(rows, random, progress), frames)
+        codes = self._cycles.cut(rows, offsets, *self._repeats(rows, random, progress), frames)
         return Chunks(
             codes=codes,
             seen=self._noisy(codes, random) if plan.noise else codes,
@@ -101,18 +105,34 @@ class Draw:
             said=self._on_device(random.random(count) >= plan.unsaid),
         )
 
-    def _tiles(self, rows: Tensor, random: np.random.Generator, progress: float) -> Tensor:
-        """After how many frames each row's chunk begins again, [B]."""
-        parts = self._on_device(random.choice(TILES, len(rows)))
-        parts_of_bars = (self._cycles.bars[rows] * parts).long()
+    def _repeats(self, rows: Tensor, random: np.random.Generator, progress: float) -> tuple[Tensor, Tensor]:
+        """How much of each row's loop is heard, and how much of that comes again from then on: [B], [B]."""
+        bars, lengths = self._cycles.bars[rows], self._cycles.lengths[rows]
+        held = self._on_device(random.random(len(rows)) < HELD)
+        some = (bars + self._on_device(random.random(len(rows))) * (lengths - bars)).long()
+        heard, tiles = torch.where(held, some, lengths), torch.where(held, bars, lengths)
+        parts = (bars * self._on_device(random.choice(TILES, len(rows)))).long()
         tiled = self._on_device(random.random(len(rows)) < TILED - progress)
-        return torch.where(tiled, parts_of_bars, self._cycles.lengths[rows])
+        return torch.where(tiled, parts, heard), torch.where(tiled, parts, tiles)
 
     def _noisy(self, codes: Tensor, random: np.random.Generator) -> Tensor:
-        """Codes of which some are those of the next row: others, and yet such as occur."""
-        share = random.uniform(0, self._plan.noise, (len(codes), 1, 1))
-        replaced = self._on_device(random.random(codes.shape) < share)
-        return torch.where(replaced, codes.roll(1, dims=0), codes)
+        """What is shown of codes [B, K, T]: of every other row, on an average, some are those of the next row.
+
+        Of the rest, stretches are those of another place in the same row, so that what came just before misleads.
+        """
+        count, _, frames = codes.shape
+        share = self._on_device(random.uniform(0, self._plan.noise, (count, 1, 1)))
+        right = random.integers(0, min(PROMPT_FRAMES, frames // 2) + 1, (count, 1))
+        begun = self._on_device(np.arange(frames) >= right)[:, None]  # [B, 1, T]
+        others = self._on_device(random.random(codes.shape)) < share
+        scattered = torch.where(begun & others, codes.roll(1, dims=0), codes)
+
+        length = int(random.choice(SLIP_FRAMES))
+        drawn = random.random((count, 1, -(-frames // length))).repeat(length, axis=-1)[..., :frames]
+        slipping = begun & (self._on_device(drawn) < share)
+        place = self._on_device((np.arange(frames) + random.integers(1, frames, (count, 1))) % frames)  # [B, T]
+        slipped = torch.where(slipping, codes.gather(-1, place[:, None].expand_as(codes)), codes)
+        return torch.where(self._on_device(random.random((count, 1, 1)) < 0.5), scattered, slipped)
 
     def _on_device(self, drawn: Any) -> Tensor:
         return torch.from_numpy(np.asarray(drawn)).to(self._device, non_blocking=True)

@@ -48,20 +48,23 @@ class Cycles:
     def to(self, device: str) -> Cycles:
         return Cycles(*(getattr(self, field.name).to(device) for field in fields(self)))
 
-    def cut(self, rows: Tensor, offsets: Tensor, tiles: Tensor, frames: int) -> Tensor:
-        """Chunks of loops that go round.
+    def cut(self, rows: Tensor, offsets: Tensor, heard: Tensor, tiles: Tensor, frames: int) -> Tensor:
+        """Chunks of loops that go round: so much of each, and from then on the last of it again and again.
 
         Args:
             rows: [B] int64, of loops.
             offsets: [B] int64, frames into the cycle at which a chunk begins.
-            tiles: [B] int64, frames after which a chunk begins again; the cycle's length leaves it as the loop is.
+            heard: [B] int64, frames of the loop as it is.
+            tiles: [B] int64, at most `heard`, how many of these come again; both the cycle's length leave the loop as
+                it is.
 
         Returns:
             [B, K, frames] int64.
         """
         lengths = self.lengths[rows, None]
         passed = torch.arange(frames, device=rows.device)[None]  # [1, T]
-        passed = passed % tiles[:, None]
+        over = (passed - heard[:, None]) % tiles[:, None]
+        passed = torch.where(passed < heard[:, None], passed, heard[:, None] - tiles[:, None] + over)
         place = self.starts[rows, None] + (offsets[:, None] + passed) % lengths  # [B, T]
         return self.codes[:, place].transpose(0, 1).long()
 

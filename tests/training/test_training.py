@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from training.crops import Crops
 from training.curves import draw_curves
 from training.grid import CODEBOOK_SIZE, FRAME_SAMPLES
 from training.lapped import coefficients, fit_rotation, settle
-from training.lm import GATE, LmPlan, check_gate, lm_phase
+from training.lm import GATE, Draw, LmPlan, check_gate, lm_phase
 from training.loops import make_loop
 from training.networks import codec_config, lm_config, make_codec, make_lm
 from training.run import Budget, Phase, Run, TrainingDiverged, cosine, halved, train
@@ -280,14 +281,17 @@ def test_codes_go_round_with_the_music(cycles: Cycles) -> None:
     rows = torch.arange(len(cycles.starts))
     offsets = torch.full_like(rows, 5)
     lengths, bars = cycles.lengths, cycles.bars
-    plain = cycles.cut(rows, offsets, cycles.lengths, 2000)
-    tiled = cycles.cut(rows, offsets, cycles.bars, 2000)
+    plain = cycles.cut(rows, offsets, lengths, lengths, 2000)
+    tiled = cycles.cut(rows, offsets, bars, bars, 2000)
+    held = cycles.cut(rows, offsets, bars + 7, bars, 2000)
     for row in rows:
         length, bar = int(lengths[row]), int(bars[row])
         assert length % bar == 0
         assert torch.equal(plain[row, :, :100], plain[row, :, length : length + 100])
         assert torch.equal(tiled[row, :, :100], tiled[row, :, bar : bar + 100])
         assert torch.equal(tiled[row, :, :bar], plain[row, :, :bar])
+        assert torch.equal(held[row, :, : bar + 7], plain[row, :, : bar + 7])
+        assert torch.equal(held[row, :, bar + 7 : 2000], held[row, :, 7 : 2000 - bar])
 
 
 def test_noise_is_seen_and_not_wanted(cycles: Cycles) -> None:
@@ -298,10 +302,35 @@ def test_noise_is_seen_and_not_wanted(cycles: Cycles) -> None:
     assert torch.equal(clean.seen, clean.codes)
     assert torch.equal(noisy.codes, clean.codes)
     assert torch.equal(noisy.seen, again.seen)
-    changed = (noisy.seen != noisy.codes).float().mean(dim=(1, 2))  # [B]
-    assert 0.1 < float(changed.mean()) < 0.9
-    assert float(changed.std()) > 0.01
     assert not torch.equal(noisy_phase.loss(noisy)[0], noisy_phase.loss(clean)[0])
+
+
+def test_noise_is_scattered_or_out_of_step(cycles: Cycles) -> None:
+    """A row begins right; then single codes are other loops', or whole frames are those of another place in its own."""
+    plan = LmPlan(batch=16, chunk_frames=400, noise=0.6)
+    drawn = [Draw(cycles, plan, "cpu")(step, 0.9) for step in range(6)]
+    codes, seen = (torch.cat([getattr(chunks, name) for chunks in drawn]) for name in ("codes", "seen"))  # [B, K, T]
+    wrong = seen != codes
+    shares = wrong.float().mean(dim=(1, 2))  # [B]
+    assert 0.05 < float(shares.mean()) < 0.3
+    assert float(shares.max()) < 0.6
+    firsts = wrong.any(1).int().argmax(1)  # [B], frames
+    assert int(firsts.max()) > 50
+    by_frame = wrong.float().mean(dim=(0, 1))  # [T]
+    assert by_frame[:10].mean() < 0.1 * by_frame[200:].mean()
+    shown = [{tuple(frame) for frame in row.T.tolist()} for row in codes]
+    own = torch.tensor(
+        [all(tuple(frame) in its for frame in row.T.tolist()) for row, its in zip(seen, shown, strict=True)]
+    )
+    assert 0.3 < own.float().mean() < 0.8
+    runs = [_longest(row.any(0)) for row in wrong[own & (shares > 0)]]
+    assert max(runs) >= 16
+
+
+def _longest(wrong: torch.Tensor) -> int:
+    """Frames one after the other that are wrong: wrong [T] bool."""
+    right_at = [-1, *(~wrong).nonzero()[:, 0].tolist(), len(wrong)]
+    return max(int(after - before) - 1 for before, after in pairwise(right_at))
 
 
 def test_chunks_grow() -> None:
