@@ -10,7 +10,7 @@ import psutil
 
 from tests.faults.houses import House
 from tests.faults.ledger import Case, Report
-from tests.faults.waiting import must
+from tests.faults.waiting import must, until
 
 TINY, RARE = "MusicGen-tiny", "MusicGen-rare"
 TARGET = 4  # calls in progress for each replica
@@ -32,7 +32,9 @@ def hold(house: House, case: Case, number: int) -> None:
     house.doors.shut("generating")
     for _ in range(number):
         assert house.post(case).status_code == 200
-    must(lambda: house.doors.waiting("generating") == before + number, "tasks that are generating")
+    came = until(lambda: house.doors.waiting("generating") == before + number, 90)
+    statuses = dict(house.books.statuses(case.accepted))
+    assert came, f"{house.doors.waiting('generating')} came to the door, {before} before; {statuses}; {states(house)}"
 
 
 def check_never_cut(house: House, case: Case) -> None:
