@@ -20,6 +20,8 @@ PLAN = Plan(
             {"name": "tiny", "checkpoint": ".models/gary-tiny", "size": "tiny"},
             {"name": "rare", "checkpoint": ".models/gary-tiny-hf", "size": "rare"},
         ],
+        # A machine that stands still for seconds is no lost worker: with the houses' usual 4 s a task was begun again.
+        "tasks": {"lease_s": 30.0, "sweep_s": 0.5, "progress_s": 0.1},
     },
     gpu_nodes=2,
     replicas={"Ingress": 1, "Conductor": 1},
