@@ -277,7 +277,7 @@ def test_a_rotation_keeps_the_most() -> None:
 
 
 def test_codes_go_round_with_the_music(cycles: Cycles) -> None:
-    """A chunk longer than its cycle repeats it; a tile of one bar repeats after a bar."""
+    """A chunk longer than its cycle repeats it; a tile of one bar repeats after a bar, at once or later on."""
     rows = torch.arange(len(cycles.starts))
     offsets = torch.full_like(rows, 5)
     lengths, bars = cycles.lengths, cycles.bars
