@@ -46,6 +46,7 @@ class CodecPlan:
     crop_s: float = 1.0
     rate: float = 3e-4
     wave_weight: float = 3.0
+    flux_weight: float = 4.0
     frames: int = 200_000
     rounds: int = 15
     flattening: float = 0.6
@@ -58,7 +59,7 @@ class CodecPlan:
 
 def decoder_phase(codec: Any, plan: CodecPlan, device: str) -> Phase[Tensor]:
     """The decoder alone, given what the codebooks make of the latents."""
-    likeness = Likeness(plan.wave_weight).to(device)
+    likeness = Likeness(plan.wave_weight, plan.flux_weight).to(device)
 
     def loss(wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--crop-s", type=float, default=CodecPlan.crop_s)
     parser.add_argument("--rate", type=float, default=CodecPlan.rate)
     parser.add_argument("--wave-weight", type=float, default=CodecPlan.wave_weight)
+    parser.add_argument("--flux-weight", type=float, default=CodecPlan.flux_weight)
     parser.add_argument("--frames", type=int, default=CodecPlan.frames, help="that the codebooks are made from")
     parser.add_argument("--flattening", type=float, default=CodecPlan.flattening, help="of the spectrum, 0 to 1")
     parser.add_argument("--judged-loops", type=int, default=JUDGED_LOOPS)
@@ -152,6 +154,7 @@ def main() -> None:
         crop_s=options.crop_s,
         rate=options.rate,
         wave_weight=options.wave_weight,
+        flux_weight=options.flux_weight,
         frames=options.frames,
         flattening=options.flattening,
         workers=options.workers,

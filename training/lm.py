@@ -3,9 +3,9 @@
 The model begins able to look back (`looking_back.py`). A chunk is cut from a loop that goes round; of some, fewer and
 fewer, it is a bar or a part of one again and again; of others the last bar comes again before the whole was heard: so
 what has no model yet is made of the bar before. Chunks are short at first, which costs attention less, and at the end
-as long as the engine's window. After a beginning that is right, as a prompt is, some codes are shown as others, one by
-one or as stretches of the same loop out of step: so a slip of its own is something that the model has seen, and goes on
-after; without, it lost the grid. A row's description is left out now and then: so guidance has something to compare
+as long as the engine's window. After a beginning that is right, as a prompt is, some codes are shown as others: one by
+one, or as stretches of the same loop out of step, or of one frame that stands still. So a slip of its own is something
+that the model has seen, and goes on after; without, it lost the grid, or fell silent for good. A row's description is left out now and then: so guidance has something to compare
 with. All descriptions of a batch have one length, as each has in the engine: no padding is attended to.
 """
 
@@ -37,7 +37,7 @@ TILED = 0.3  # of the chunks at the beginning, and fewer by as much as has passe
 TILES = (1 / 8, 1 / 4, 1 / 2, 1)  # of a bar
 HELD = 0.4  # of the chunks at all times: their last bar comes again before the whole cycle was heard
 PROMPT_FRAMES = 6 * FRAMES_S  # at most so many are shown as they are
-SLIP_FRAMES = (4, 8, 16, 32)  # of a stretch that is out of step
+SLIP_FRAMES = (4, 8, 16, 32)  # of a stretch that is out of step, or stands still
 GROWTH = ((0.0, 1 / 3), (0.4, 2 / 3), (0.8, 1.0))  # from so far on, chunks are this share of the whole length
 
 
@@ -116,9 +116,11 @@ class Draw:
         return torch.where(tiled, parts, heard), torch.where(tiled, parts, tiles)
 
     def _noisy(self, codes: Tensor, random: np.random.Generator) -> Tensor:
-        """What is shown of codes [B, K, T]: of every other row, on an average, some are those of the next row.
+        """What is shown of codes [B, K, T]: of a third of the rows, on an average, some are those of the next row.
 
-        Of the rest, stretches are those of another place in the same row, so that what came just before misleads.
+        Of another third, stretches are those of another place in the same row, so that what came just before misleads.
+        Of the rest, stretches stand still at their first frame: a silence that lasted too long was never left, since
+        what had followed on silence was silence.
         """
         count, _, frames = codes.shape
         share = self._on_device(random.uniform(0, self._plan.noise, (count, 1, 1)))
@@ -130,9 +132,13 @@ class Draw:
         length = int(random.choice(SLIP_FRAMES))
         drawn = random.random((count, 1, -(-frames // length))).repeat(length, axis=-1)[..., :frames]
         slipping = begun & (self._on_device(drawn) < share)
-        place = self._on_device((np.arange(frames) + random.integers(1, frames, (count, 1))) % frames)  # [B, T]
+        passed = np.arange(frames)
+        elsewhere = (passed + random.integers(1, frames, (count, 1))) % frames
+        still = np.broadcast_to(passed - passed % length, (count, frames))
+        sort = random.integers(3, size=(count, 1))
+        place = self._on_device(np.where(sort == 1, elsewhere, still))  # [B, T]
         slipped = torch.where(slipping, codes.gather(-1, place[:, None].expand_as(codes)), codes)
-        return torch.where(self._on_device(random.random((count, 1, 1)) < 0.5), scattered, slipped)
+        return torch.where(self._on_device(sort == 0)[..., None], scattered, slipped)
 
     def _on_device(self, drawn: Any) -> Tensor:
         return torch.from_numpy(np.asarray(drawn)).to(self._device, non_blocking=True)

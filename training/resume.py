@@ -22,7 +22,7 @@ from training.lm import LM
 from training.run import Run, log, write_whole
 from training.setup import hub_home
 
-CODEC_MINUTES, LM_MINUTES = 34.0, 112.0  # of the model that lies in the repository
+CODEC_MINUTES, LM_MINUTES = 56.0, 136.0  # of the model that lies in the repository
 
 
 def resume(models: Path, run: Run, codec_minutes: float, lm_minutes: float) -> None:
