@@ -3,10 +3,11 @@
 The model begins able to look back (`looking_back.py`). A chunk is cut from a loop that goes round; of some, fewer and
 fewer, it is a bar or a part of one again and again; of others the last bar comes again before the whole was heard: so
 what has no model yet is made of the bar before. Chunks are short at first, which costs attention less, and at the end
-as long as the engine's window. After a beginning that is right, as a prompt is, some codes are shown as others: one by
-one, or as stretches of the same loop out of step, or of one frame that stands still. So a slip of its own is something
-that the model has seen, and goes on after; without, it lost the grid, or fell silent for good. A row's description is left out now and then: so guidance has something to compare
-with. All descriptions of a batch have one length, as each has in the engine: no padding is attended to.
+as long as the engine's window. After a beginning that is right, as a prompt is, some codes are shown as others: one
+by one, or as stretches of the same loop out of step, or of one frame that stands still. So a slip of its own is
+something that the model has seen, and goes on after; without, it lost the grid, or fell silent for good. A row's
+description is left out now and then: so guidance has something to compare with. All descriptions of a batch have one
+length, as each has in the engine: no padding is attended to.
 """
 
 from __future__ import annotations
