@@ -94,7 +94,7 @@ def flux_error(made: Tensor, wanted: Tensor) -> Tensor:
         made, wanted: [B, bands, T].
     """
     power, level = wanted.square().mean(dim=(0, 2)), wanted.mean(dim=(0, 2))  # [bands]
-    power, level = (each.clamp_min(_FLUX_LEAST * float(each.mean())) for each in (power, level))
+    power, level = (torch.maximum(each, _FLUX_LEAST * each.mean()) for each in (power, level))
     off = (made - wanted).square().mean(dim=(0, 2)) / power
     off_in_all = (made.mean(dim=2) - wanted.mean(dim=2)).abs().mean(dim=0) / level
     return (off + 0.5 * off_in_all).mean()
