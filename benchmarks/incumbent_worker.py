@@ -41,7 +41,7 @@ from gary.audio.clip import Clip
 from gary.audio.tempo import choose_bars, estimate_tempo
 from gary.audio.tempo import warm_up as warm_up_tempo
 from gary.engine.hub import use_hub
-from gary.engine.quiet import known_noise_silenced
+from gary.engine.imports import known_noise_silenced
 
 DATABASE = "incumbent"
 READY = "ready"

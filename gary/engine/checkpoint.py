@@ -8,14 +8,11 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import MutableMapping
-from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from gary.engine.device import TORCH_TURN, is_device_fault
-from gary.engine.quiet import known_noise_silenced
+from gary.engine.imports import audiocraft_imports
 from gary.errors import CheckpointError, DeviceError, GaryError
 
 if TYPE_CHECKING:
@@ -38,23 +35,14 @@ def load(checkpoint: str, device: str) -> MusicGen:
     """
     read_weights_only(os.environ)
     name = _place(checkpoint)
-    with TORCH_TURN, known_noise_silenced():
-        audiocraft = _audiocraft()
+    with TORCH_TURN, audiocraft_imports():
+        from audiocraft.models.musicgen import MusicGen
+
         try:
-            model: MusicGen = audiocraft.MusicGen.get_pretrained(name, device=device)
+            model = MusicGen.get_pretrained(name, device=device)
         except Exception as error:
             raise _translated(checkpoint, error) from error
     return model
-
-
-def _audiocraft() -> ModuleType:
-    """Audiocraft's models, imported in a thread of its own.
-
-    xformers, which audiocraft imports, keeps an error of its own import for ever, and with the error all calls on the
-    stack below it and what they hold: the model that they load, the engine that they make of it.
-    """
-    with ThreadPoolExecutor(1, "import") as thread:
-        return thread.submit(import_module, "audiocraft.models.musicgen").result()
 
 
 def read_weights_only(environ: MutableMapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gary.engine.quiet import known_noise_silenced
+from gary.engine.imports import audiocraft_imports
 from gary.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def delays_of(provider: CodebooksPatternProvider) -> tuple[int, ...]:
     Raises:
         CheckpointError: the checkpoint was trained on a pattern that is no plain delay.
     """
-    with known_noise_silenced():
+    with audiocraft_imports():
         from audiocraft.modules.codebooks_patterns import DelayedPatternProvider
 
     if not isinstance(provider, DelayedPatternProvider):

@@ -27,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from gary.engine.hub import use_hub
-from gary.engine.quiet import known_noise_silenced
+from gary.engine.imports import audiocraft_imports
 from gary.errors import CheckpointError, GaryError
 
 MANIFEST = "made-by-gary.json"
@@ -53,7 +53,7 @@ def make_checkpoints(directory: Path) -> None:
         _refuse_foreign(directory, missing)
         use_hub(directory, offline=True)
         _sweep(directory)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=_STAGE) as stage, known_noise_silenced():
+        with tempfile.TemporaryDirectory(dir=directory, prefix=_STAGE) as stage, audiocraft_imports():
             for part in missing:  # in order: a MusicGen is built with the text encoder that stands in its place
                 made = Path(stage) / part
                 _PARTS[part](made)

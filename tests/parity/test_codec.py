@@ -23,7 +23,7 @@ from gary.audio.clip import Samples
 from gary.engine.checkpoint import load
 from gary.engine.codec import Codec
 from gary.engine.hub import use_hub
-from gary.engine.quiet import known_noise_silenced
+from gary.engine.imports import audiocraft_imports
 from gary.engine.tiny import make_checkpoints
 from gary.errors import CheckpointError
 
@@ -82,7 +82,7 @@ def random_model(seanet: dict[str, Any], encodec: dict[str, Any] | None = None) 
             layer._codebook.inited.fill_(1)  # else the first encode would run k-means
         return model
 
-    with known_noise_silenced():
+    with audiocraft_imports():
         return seeded(build, 5)
 
 

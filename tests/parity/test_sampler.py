@@ -20,11 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from gary.engine.quiet import known_noise_silenced
+from gary.engine.imports import audiocraft_imports
 from gary.engine.request import GenerationParams
 from gary.engine.sampler import Method, RowParams, guide, method_for, sample, uniforms
 
-with known_noise_silenced():
+with audiocraft_imports():
     from audiocraft.models.lm import LMModel
     from audiocraft.utils import utils
 

@@ -66,8 +66,41 @@ assert model() is None
 
 
 def test_a_process_keeps_nothing_of_its_first_model(models: Path) -> None:
-    """Whoever imports audiocraft is held by what fails in that import; that is neither the loader nor its caller."""
+    """xformers, once imported, keeps an error and all calls below its import; a loader must not be among them."""
     subprocess.run([sys.executable, "-c", _IS_LET_GO, str(models / "gary-tiny")], check=True, timeout=120)
+
+
+_HEAVY = "xformers spacy torchmetrics sklearn matplotlib librosa.filters pandas dora av audiocraft.solvers"
+_LEAVES_OUT = f"""
+import sys
+from gary.engine.checkpoint import load
+load(sys.argv[1], "cpu")
+print([name for name in {_HEAVY.split()} if name in sys.modules])
+"""
+
+
+def test_loading_a_model_imports_nothing_for_others(models: Path) -> None:
+    """Importing those takes longer than importing all the rest."""
+    checkpoint = str(models / "gary-tiny")
+    run = subprocess.run([sys.executable, "-c", _LEAVES_OUT, checkpoint], capture_output=True, text=True, timeout=120)
+    assert run.stdout.strip() == "[]", run.stdout + run.stderr
+
+
+_REFERENCE = """
+import sys
+from gary.engine.checkpoint import load
+model = load(sys.argv[1], "cpu")
+model.set_generation_params(duration=0.1)
+print(model.generate(["drums"]).shape)
+print("xformers" in sys.modules)
+"""
+
+
+def test_audiocraft_itself_still_generates(models: Path) -> None:
+    """Its attention takes one function of xformers, which comes when it is called."""
+    checkpoint = str(models / "gary-tiny")
+    run = subprocess.run([sys.executable, "-c", _REFERENCE, checkpoint], capture_output=True, text=True, timeout=120)
+    assert run.stdout.split("\n")[:2] == ["torch.Size([1, 1, 3200])", "True"], run.stdout + run.stderr
 
 
 def test_both_forms_of_codec_are_one_network(models: Path) -> None:

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gary.engine.patterns import UNKNOWN, DelayPattern, delays_of
-from gary.engine.quiet import known_noise_silenced
+from gary.engine.imports import audiocraft_imports
 from gary.errors import CheckpointError
 
-with known_noise_silenced():
+with audiocraft_imports():
     from audiocraft.modules.codebooks_patterns import (
         CoarseFirstPattern,
         CodebooksPatternProvider,
