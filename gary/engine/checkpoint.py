@@ -39,7 +39,7 @@ def load(checkpoint: str, device: str) -> MusicGen:
         from audiocraft.models.musicgen import MusicGen
 
         try:
-            model = MusicGen.get_pretrained(name, device=device)
+            model: MusicGen = MusicGen.get_pretrained(name, device=device)
         except Exception as error:
             raise _translated(checkpoint, error) from error
     return model

@@ -51,6 +51,12 @@ def manifests(directory: Path) -> dict[str, Any]:
     return {str(file.relative_to(directory)): json.loads(file.read_text()) for file in directory.rglob(MANIFEST)}
 
 
+def said(code: str, models: Path) -> list[str]:
+    """The lines that a process of its own prints that is given the tiny checkpoint."""
+    command = [sys.executable, "-c", code, str(models / "gary-tiny")]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=120).stdout.splitlines()
+
+
 _IS_LET_GO = """
 import gc, sys, weakref
 from gary.engine.checkpoint import load
@@ -67,7 +73,7 @@ assert model() is None
 
 def test_a_process_keeps_nothing_of_its_first_model(models: Path) -> None:
     """xformers, once imported, keeps an error and all calls below its import; a loader must not be among them."""
-    subprocess.run([sys.executable, "-c", _IS_LET_GO, str(models / "gary-tiny")], check=True, timeout=120)
+    said(_IS_LET_GO, models)
 
 
 _HEAVY = "xformers spacy torchmetrics sklearn matplotlib librosa.filters pandas dora av audiocraft.solvers"
@@ -81,9 +87,7 @@ print([name for name in {_HEAVY.split()} if name in sys.modules])
 
 def test_loading_a_model_imports_nothing_for_others(models: Path) -> None:
     """Importing those takes longer than importing all the rest."""
-    checkpoint = str(models / "gary-tiny")
-    run = subprocess.run([sys.executable, "-c", _LEAVES_OUT, checkpoint], capture_output=True, text=True, timeout=120)
-    assert run.stdout.strip() == "[]", run.stdout + run.stderr
+    assert said(_LEAVES_OUT, models) == ["[]"]
 
 
 _REFERENCE = """
@@ -98,9 +102,7 @@ print("xformers" in sys.modules)
 
 def test_audiocraft_itself_still_generates(models: Path) -> None:
     """Its attention takes one function of xformers, which comes when it is called."""
-    checkpoint = str(models / "gary-tiny")
-    run = subprocess.run([sys.executable, "-c", _REFERENCE, checkpoint], capture_output=True, text=True, timeout=120)
-    assert run.stdout.split("\n")[:2] == ["torch.Size([1, 1, 3200])", "True"], run.stdout + run.stderr
+    assert said(_REFERENCE, models) == ["torch.Size([1, 1, 3200])", "True"]
 
 
 def test_both_forms_of_codec_are_one_network(models: Path) -> None:

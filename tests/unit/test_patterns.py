@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gary.engine.patterns import UNKNOWN, DelayPattern, delays_of
 from gary.engine.imports import audiocraft_imports
+from gary.engine.patterns import UNKNOWN, DelayPattern, delays_of
 from gary.errors import CheckpointError
 
 with audiocraft_imports():
