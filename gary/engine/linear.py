@@ -6,11 +6,14 @@ milliseconds.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the name that everybody knows it by
+
+from gary.errors import FatalError
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Linear = Callable[[torch.Tensor], torch.Tensor]
@@ -25,6 +28,9 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 _INT8_ROWS_MAX = 3  # a guided request has two
 _NARROW = 512  # inputs; below it the other kernel is taken up to 15 rows
+_TILE = 6  # rows of oneDNN's kernel for AVX2
+_TILED_ROWS_MAX = 144
+_FEW = 192  # outputs
 
 
 def default_precision(device: str) -> Precision:
@@ -33,6 +39,27 @@ def default_precision(device: str) -> Precision:
         return "fp16"
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if fast else "fp32"
+
+
+def check_precision(precision: Precision, device: str) -> None:
+    """Refuses what this machine has no instructions for.
+
+    Raises:
+        FatalError: the CPU cannot multiply it.
+    """
+    if device == "cpu" and not _packs(DTYPES[precision]):
+        here = torch.backends.cpu.get_cpu_capability()
+        raise FatalError(f"precision {precision}: this CPU ({here}) has no instructions for it; say fp32, or auto")
+
+
+@functools.cache
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether torch's packed product takes it on this CPU, as it says itself."""
+    try:
+        torch.ops.mkldnn._reorder_linear_weight(torch.zeros(16, 16, dtype=dtype), None)
+    except RuntimeError:
+        return False
+    return True
 
 
 def make_linear(weight: torch.Tensor, precision: Precision) -> Linear:
@@ -54,20 +81,50 @@ def _packed(weight: torch.Tensor) -> Linear:
     fast as torch's own product on a CPU that MKL is not made for.
 
     A row of the product is the same bit for bit however many rows there are, which makes a request in a batch equal to
-    itself alone. oneDNN takes another kernel for very few rows, so these are filled up with zeros.
+    itself alone. oneDNN takes another kernel for some numbers of rows, so these are filled up with zeros.
     """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-    rows_min = 2 if weight.shape[1] >= _NARROW else 16
+    outputs, inputs = weight.shape
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+        return made
 
     def linear(x: torch.Tensor) -> torch.Tensor:
         """[N, in] -> [N, out]"""
-        rows = x.shape[0]
-        if rows < rows_min:
-            x = F.pad(x, (0, 0, 0, rows_min - rows))
-        made: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
-        return made[:rows]
+        if _has_avx512():  # only very few rows have a kernel of their own
+            return product(_filled(x, 2 if inputs >= _NARROW else 16))[: x.shape[0]]
+        return _in_tiles(product, x, outputs)
 
     return linear
+
+
+def _in_tiles(product: Linear, x: torch.Tensor, outputs: int) -> torch.Tensor:
+    """With AVX2 alone a kernel takes 6 rows; a rest of 3 or fewer has others, which sum in another order.
+
+    Such a rest may also come of sharing out the rows among threads: two share a multiple of 12 evenly, more of them get
+    12 at a time. And threads that find few outputs share out the inputs, in parts that depend on the rows. All this is
+    measured, and tests/unit/test_linear.py measures it again.
+    """
+    rows = x.shape[0]
+    few_threads = torch.get_num_threads() <= 2
+    if rows <= _TILE and few_threads and outputs >= _FEW:
+        return product(_filled(x, _TILE))[:rows]
+    at_once = _TILED_ROWS_MAX if few_threads else 2 * _TILE
+    x = _filled(x, rows + -rows % (2 * _TILE))
+    if x.shape[0] <= at_once:
+        return product(x)[:rows]
+    return torch.cat([product(part) for part in x.split(at_once)])[:rows]
+
+
+def _filled(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """At least so many rows: those of `x`, and zeros below."""
+    return F.pad(x, (0, 0, 0, rows - x.shape[0])) if x.shape[0] < rows else x
+
+
+@functools.cache
+def _has_avx512() -> bool:
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _int8(weight: torch.Tensor) -> Linear:

@@ -13,7 +13,7 @@ from gary.engine.conditioning import TextConditioner
 from gary.engine.core import EngineCore
 from gary.engine.device import settle_arithmetic
 from gary.engine.graphs import graphed_steps
-from gary.engine.linear import Precision, default_precision
+from gary.engine.linear import Precision, check_precision, default_precision
 from gary.engine.memory import cache_bytes, weights_bytes
 from gary.engine.model import Decoder, cache_dtype
 from gary.engine.patterns import DelayPattern, delays_of
@@ -50,6 +50,7 @@ def make_parts(model: MusicGen, device: str, config: EngineConfig) -> Parts:
         settle_arithmetic()
     lm = model.lm
     precision: Precision = default_precision(device) if config.precision == "auto" else config.precision
+    check_precision(precision, device)
     pattern = DelayPattern(delays_of(lm.pattern_provider))
     codec = Codec.of(model.compression_model, device)
     window_frames = int(model.max_duration * model.frame_rate)

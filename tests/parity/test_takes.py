@@ -10,12 +10,13 @@ import torch
 
 from gary.config import EngineConfig
 from gary.engine.core import EngineCore, TokenRequest
-from gary.engine.linear import Precision
+from gary.engine.linear import Precision, check_precision
 from gary.engine.parts import Parts, make_parts
 from gary.engine.request import GenerationParams
 from gary.engine.runner import Runner
 from gary.engine.scheduler import Scheduler
 from gary.engine.step import StepPlan
+from gary.errors import FatalError
 from tests.parity.models import stereo_model, tiny_model
 from tests.parity.test_static import with_static_steps
 from tests.parity.test_tokens import GREEDY, LONG_TEXT, Ask, token_request
@@ -90,6 +91,10 @@ def assert_each_as_alone(parts: Parts, ask: Ask, solo: Parts | None = None) -> l
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
 def parts(request: pytest.FixtureRequest) -> Parts:
+    try:
+        check_precision(request.param, "cpu")
+    except FatalError as error:
+        pytest.skip(str(error))
     return parts_of(tiny_model(), request.param)
 
 
