@@ -83,15 +83,16 @@ def local_service(config: Path, port: int, log: Path, env: Mapping[str, str] | N
 
 def _wait_until_live(service: LocalService) -> None:
     deadline_s = monotonic() + READY_TIMEOUT_S
-    while monotonic() < deadline_s:
-        if service.process.poll() is not None:
-            raise RuntimeError(f"the service ended with status {service.process.returncode}; see {service.log}")
-        try:
-            if httpx.get(f"{service.base_url}/health", timeout=5).status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:  # not listening yet
-            pass
-        sleep(0.2)
+    with httpx.Client(base_url=service.base_url, timeout=5) as http:  # one: each reads all certificates first
+        while monotonic() < deadline_s:
+            if service.process.poll() is not None:
+                raise RuntimeError(f"the service ended with status {service.process.returncode}; see {service.log}")
+            try:
+                if http.get("/health").status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:  # not listening yet
+                pass
+            sleep(0.2)
     raise RuntimeError(f"the service was not live after {READY_TIMEOUT_S:g} s; see {service.log}")
 
 

@@ -30,9 +30,9 @@ MODELS = ROOT / "models"
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of few pieces, by the benchmark: in a process of its own, whose hub home is the repository's."""
     pictures = tmp_path_factory.mktemp("pictures")
-    few = ["--pieces", "16", "--pairs", "6", "--codec-loops", "12", "--threads", "2", "--pictures", str(pictures)]
+    few = ["--pieces", "16", "--alone", "3", "--pairs", "6", "--codec-loops", "12"]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.demo_model", *few],
+        [sys.executable, "-m", "benchmarks.demo_model", *few, "--threads", "2", "--pictures", str(pictures)],
         cwd=ROOT,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
         capture_output=True,
