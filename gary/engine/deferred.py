@@ -3,6 +3,8 @@
 While `deferred` holds, importing a module that it names gives a stand-in, and each name taken from that is a promise of
 the real one. The first use of a promise, a call or an attribute, imports the real module. So nothing is missing; what
 is never used is never imported. Afterwards no stand-in is left where others would find it.
+
+Decorators are used while a module is imported, so those that may be done without are left out when they are named.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ from typing import Any
 
 
 @contextmanager
-def deferred(names: Collection[str]) -> Iterator[None]:
+def deferred(names: Collection[str], without: Collection[str] = ()) -> Iterator[None]:
     """Defers the imports of these modules and of those below them, in this thread.
 
     Those that are imported already stay as they are.
+
+    Args:
+        without: decorators of these modules, by their full names, that leave what they decorate as it is.
     """
-    finder = _Finder(names)
+    finder = _Finder(names, without)
     sys.meta_path.insert(0, finder)
     try:
         yield
@@ -37,8 +42,9 @@ def deferred(names: Collection[str]) -> Iterator[None]:
 class _Finder(MetaPathFinder):
     """Finds stand-ins for one thread; another's imports are none of its business."""
 
-    def __init__(self, names: Collection[str]) -> None:
+    def __init__(self, names: Collection[str], without: Collection[str]) -> None:
         self._names = set(names)
+        self._without = frozenset(without)
         self._thread = get_ident()
 
     def find_spec(
@@ -47,6 +53,9 @@ class _Finder(MetaPathFinder):
         if get_ident() == self._thread and any(_is_within(fullname, name) for name in self._names):
             return ModuleSpec(fullname, _StandInLoader(self), is_package=True)
         return None
+
+    def promise(self, module: str, name: str) -> Any:
+        return _left_out if f"{module}.{name}" in self._without else _Promise(self, module, name)
 
     def real(self, module: str) -> ModuleType:
         """The module itself; from now on it is deferred no longer, nor what belongs to it."""
@@ -72,10 +81,10 @@ class _StandIn(ModuleType):
         super().__init__(name)
         self._finder = finder
 
-    def __getattr__(self, name: str) -> _Promise:
+    def __getattr__(self, name: str) -> Any:
         if _is_of_python(name):  # the import machinery looks for some of these
             raise AttributeError(f"{self.__name__}.{name} waits for the import of {self.__name__}")
-        return _Promise(self._finder, self.__name__, name)
+        return self._finder.promise(self.__name__, name)
 
 
 class _Promise:
@@ -102,8 +111,16 @@ class _Promise:
         """A class that is derived from it is derived from the real one."""
         return (self._real(),)
 
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, self._real())
+
     def __repr__(self) -> str:
         return f"<{self._module}.{self._name}, imported when it is used>"
+
+
+def _left_out(decorated: Any = None, *options: Any, **more: Any) -> Any:
+    """In place of a decorator, with options or without."""
+    return _left_out if decorated is None else decorated
 
 
 def _is_of_python(name: str) -> bool:

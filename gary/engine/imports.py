@@ -18,9 +18,13 @@ _FOR_OTHERS = (
     "dora",  # launches trainings
     "scipy.optimize",  # for losses of transformers' models of pictures
     "spacy",
+    "torch._dynamo",  # compiles; transformers marks with it what would not be
+    "torch.distributed.tensor",
+    "transformers.integrations.tensor_parallel",
     "transformers.generation.candidate_generator",  # brings scikit-learn
     "xformers",
 )
+_MARKS = ("torch._dynamo.allow_in_graph", "torch._dynamo.disable")
 # xformers' compiled kernels are built for another torch; audiocraft uses torch's own attention, so none is missed.
 _XFORMERS_KERNELS = "WARNING[XFORMERS]: xFormers can't load C++/CUDA extensions"
 
@@ -32,7 +36,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 @contextmanager
 def audiocraft_imports() -> Iterator[None]:
     """Wraps the import of audiocraft and the building of its models."""
-    with known_noise_silenced(), deferred(_FOR_OTHERS):
+    with known_noise_silenced(), deferred(_FOR_OTHERS, without=_MARKS):
         yield
 
 

@@ -76,7 +76,10 @@ def test_a_process_keeps_nothing_of_its_first_model(models: Path) -> None:
     said(_IS_LET_GO, models)
 
 
-_HEAVY = "xformers spacy torchmetrics sklearn matplotlib librosa.filters pandas dora av audiocraft.solvers"
+_HEAVY = (
+    "xformers spacy torchmetrics sklearn matplotlib librosa.filters pandas dora av audiocraft.solvers "
+    "torch._dynamo torch.distributed.tensor sympy"
+)
 _LEAVES_OUT = f"""
 import sys
 from gary.engine.checkpoint import load

@@ -122,3 +122,25 @@ def test_a_name_that_is_not_there_is_missed_when_it_is_used(band: Path) -> None:
     stage = imported("band")
     with pytest.raises(ModuleNotFoundError, match=r"band\.drummer"):
         stage.drummer()
+
+
+def test_an_instance_is_known(band: Path) -> None:
+    stage = imported("band")
+    assert not isinstance(1, stage.Player)
+    assert isinstance(sys.modules["band"].Player(), stage.Player)
+
+
+@pytest.mark.parametrize("how", ["band.loudly", "band.loudly(None, 2)", "band.loudly(times=2)"])
+def test_a_decorator_is_done_without(band: Path, how: str) -> None:
+    """With options or without; one that is not named is used as ever."""
+    with (band / "band/__init__.py").open("a") as more:
+        more.write("def loudly(*options, **more): raise ValueError('that was loud')\n")
+    stage = band / "hall/stage.py"
+    stage.write_text(f"import band\n@{how}\ndef whisper(): return 'psst'\n")
+    with deferred(["band"], without=["band.loudly"]):
+        assert import_module("hall.stage").whisper() == "psst"
+    assert "band" not in sys.modules
+    for name in ("hall", "hall.stage"):
+        del sys.modules[name]
+    with pytest.raises(ValueError, match="that was loud"):
+        imported("band")
