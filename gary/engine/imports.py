@@ -18,12 +18,13 @@ _FOR_OTHERS = (
     "dora",  # launches trainings
     "scipy.optimize",  # for losses of transformers' models of pictures
     "spacy",
-    "torch._dynamo",  # compiles; transformers marks with it what would not be
+    "torch._dynamo",
     "torch.distributed.tensor",
-    "transformers.integrations.tensor_parallel",
     "transformers.generation.candidate_generator",  # brings scikit-learn
+    "transformers.integrations.tensor_parallel",
     "xformers",
 )
+# What they mark is for torch.compile, which nothing here calls.
 _MARKS = ("torch._dynamo.allow_in_graph", "torch._dynamo.disable")
 # xformers' compiled kernels are built for another torch; audiocraft uses torch's own attention, so none is missed.
 _XFORMERS_KERNELS = "WARNING[XFORMERS]: xFormers can't load C++/CUDA extensions"
