@@ -30,7 +30,7 @@ from tests.api.conftest import KEY, Api, api_key, opened_api, wav64
 
 CASES_LEAST = 2000
 TONE = wav64(0.2, 8_000)
-EXAMPLES = 54  # of each route and phase
+EXAMPLES = 60  # of each route and phase
 TIME_MAX_S = 240.0
 
 # Left out of schemathesis's checks: positive_data_acceptance, for whether a link is served, text is audio and a task
