@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from bson import ObjectId
+from gridfs import AsyncGridFSBucket
+from pymongo import AsyncMongoClient
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from gary.config import DatabaseConfig, TasksConfig
 from gary.errors import (
     DeviceError,
     UnknownTask,
 )
-from gary.tasks.files import CHUNK_BYTES
+from gary.tasks.files import CHUNK_BYTES, AudioFiles
 from gary.tasks.store import TaskStore
 from gary.tasks.task import Status
+from gary.tasks.witness import Nobody
 from tests.unit.storing import (
     GENERATE,
     Database,
@@ -94,6 +101,62 @@ async def test_finished_tasks_expire_with_their_files(uri: str, config: Database
         await pass_an_hour(raw)
         assert await store.collect_garbage() == 1
         assert await stored(raw) == (0, 0, 0)
+
+
+async def test_a_file_costs_the_same_however_many_there_are(uri: str, config: DatabaseConfig) -> None:
+    """Whatever is asked of the audio names the file. The embedded server answers anything wider by reading all."""
+    heard = _Questions()
+    async with AsyncMongoClient[dict[str, Any]](uri, event_listeners=[heard]) as client:
+        files = AudioFiles(client[config.name], _now, timedelta(hours=1), Nobody())
+        file = await files.put(ObjectId(), os.urandom(2 * CHUNK_BYTES))
+        await files.read(file)
+        await files.discard([file.file_id])
+    assert {name for name, _ in heard.asked} == {"find", "delete"}
+    assert [question for name, question in heard.asked if not question.keys() & {"_id", "files_id"}] == []
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, CHUNK_BYTES, 33 * CHUNK_BYTES + 1])
+async def test_files_are_gridfs(uri: str, config: DatabaseConfig, size_bytes: int) -> None:
+    """What we write, pymongo's own reader reads, from its name on; sizes about a chunk and about a batch of them."""
+    audio = os.urandom(size_bytes)
+    async with AsyncMongoClient[dict[str, Any]](uri, tz_aware=True) as client:
+        files = AudioFiles(client[config.name], _now, timedelta(hours=1), Nobody())
+        file = await files.put(ObjectId(), audio)
+        stream = await AsyncGridFSBucket(client[config.name], "audio").open_download_stream_by_name(file.file_id)
+        assert await stream.read() == audio
+        assert (stream.length, file.size_bytes) == (size_bytes, size_bytes)
+        assert abs(stream.upload_date - await _now()) < timedelta(minutes=1)
+        chunks = await client[config.name]["audio.chunks"].find().sort("n").to_list()
+        sizes = [len(chunk["data"]) for chunk in chunks]
+        whole, rest = divmod(size_bytes, CHUNK_BYTES)
+        assert [chunk["n"] for chunk in chunks] == list(range(len(chunks)))
+        assert sizes == [CHUNK_BYTES] * whole + [rest] * (rest > 0)
+
+
+class _Questions(CommandListener):
+    """What a client asks of which documents: (command, filter)."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        match event.command_name:
+            case "insert" | "hello" | "endSessions":
+                pass
+            case "delete" | "update" as name:
+                self.asked += [(name, each["q"]) for each in event.command[f"{name}s"]]
+            case name:
+                self.asked.append((name, event.command.get("filter", {})))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
+
+
+async def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 async def _is_forgotten(store: TaskStore, raw: Database, task_id: str) -> bool:
