@@ -207,14 +207,14 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("models"), help="hub home and checkpoints")
     parser.add_argument("--checkpoint", default="gary-demo", help="its directory there")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="as serve_config.dev.yaml has it")
     parser.add_argument("--pieces", type=int, default=100)
     parser.add_argument("--alone", type=int, default=20, help="pieces that are made one by one, and timed")
     parser.add_argument("--pairs", type=int, default=50, help="that are compared for guidance")
     parser.add_argument("--codec-loops", type=int, default=200)
     parser.add_argument("--pictures", type=Path, default=Path("out/demo-model"))
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)  # the engine's own are apart
     loops = judged_loops(options.pieces)
 
     truth = [Piece(loop, loop.played(round(MORE_S * RATE_HZ), Piece.start_sample)) for loop in loops]

@@ -46,6 +46,7 @@ from gary.engine.request import (
     TakeCodes,
 )
 from gary.engine.stats import EngineStats, Tally
+from gary.engine.threads import compute_with
 from gary.engine.ticket import Take, Ticket
 from gary.errors import Aborted, DeviceError, GaryError, InvalidInput, ServerError
 
@@ -71,7 +72,7 @@ class BatchingEngine:
         self._tally = Tally()
         self._fault: str | None = None
         self._closed = False
-        self._codec_thread = ThreadPoolExecutor(1, "codec", initializer=torch.set_num_threads, initargs=(1,))
+        self._codec_thread = ThreadPoolExecutor(1, "codec", initializer=compute_with, initargs=(1,))
         self._decode_thread = threading.Thread(target=self._decode_loop, name="decode", daemon=True)
         self._decode_thread.start()
 
@@ -88,8 +89,9 @@ class BatchingEngine:
         with device_faults_translated():
             parts = gently(lambda: make_parts(load(checkpoint, device), device, config))
         give_back_freed()
-        torch.set_num_threads(config.threads)
+        compute_with(config.threads)
         engine = cls(parts)
+        compute_with(1)  # with a team of its own, this thread would put the decode thread's to sleep
         try:
             asyncio.run(engine.warm_up())
         except GaryError:
@@ -284,7 +286,7 @@ class BatchingEngine:
         """Takes what came in, makes a step, passes on what it made; sleeps on the inbox when there is nothing to do."""
         if self._parts.card.device == "cpu" and attention.available():
             attention.warm_up()  # starts numba's threads, which sets this thread's number of them to that of all cores
-        torch.set_num_threads(self._threads)  # where nothing is set, a new thread has what was set last in any other
+        compute_with(self._threads)
         while True:
             try:
                 while (message := self._inbox.get(block=not self._parts.core.busy)) is not None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # To be raised whenever the same request, with the same seed on the same model and machine, may give other samples: the
 # order of sums, the noise, the sampler, how a prompt is cut, resampled or encoded.
-ENGINE_VERSION = "gary-2"
+ENGINE_VERSION = "gary-3"
 
 
 def engine_version(prefill_chunk: int) -> str:

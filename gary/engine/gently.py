@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
+from gary.engine.threads import compute_with
 
 T = TypeVar("T")
 
@@ -30,4 +30,4 @@ def gently(work: Callable[[], T]) -> T:
 def _give_way() -> None:
     """Of this thread alone: on Linux priority is a thread's, not a process's, and is inherited by those it starts."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + _NICER)
-    torch.set_num_threads(1)
+    compute_with(1)

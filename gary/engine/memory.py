@@ -1,4 +1,4 @@
-"""What a model takes of its device's memory, by arithmetic on its parameters; it allocates and measures nothing.
+"""What a model takes of its device's memory, by arithmetic on what it holds; it allocates and measures nothing.
 
 An allocator's own figures would count whatever the other engines of the process do meanwhile.
 """
@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from gary.engine.linear import Precision
 from gary.engine.model import Decoder
+from gary.engine.weights import DecoderWeights
 
 if TYPE_CHECKING:
     from audiocraft.models.lm import LMModel
     from audiocraft.models.musicgen import MusicGen
-
-# int8 holds its rounded weights in bf16 as well, for batches.
-_WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 3}
 
 
 def module_bytes(module: nn.Module) -> int:
@@ -31,12 +28,10 @@ def whole_bytes(model: MusicGen) -> int:
     return module_bytes(model.lm) + _text_encoder_bytes(model.lm) + module_bytes(model.compression_model)
 
 
-def weights_bytes(model: MusicGen, precision: Precision) -> int:
-    """Of a model that was taken apart: the decoder's weights in `precision`, text encoder and codec as they are."""
-    conditions = sum(each.numel() for each in model.lm.condition_provider.parameters())
-    decoder = sum(each.numel() for each in model.lm.parameters()) - conditions
+def weights_bytes(model: MusicGen, weights: DecoderWeights) -> int:
+    """Of a model that was taken apart: the decoder's weights as they are held, text encoder and codec as they were."""
     kept = module_bytes(model.lm.condition_provider) + _text_encoder_bytes(model.lm)
-    return decoder * _WEIGHT_BYTES[precision] + kept + module_bytes(model.compression_model)
+    return weights.held_bytes + kept + module_bytes(model.compression_model)
 
 
 def cache_bytes(decoder: Decoder) -> int:

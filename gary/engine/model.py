@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from gary.engine.attention import Singles, attend, available, write
+from gary.engine.linear import filled
 from gary.engine.weights import DecoderWeights, LayerWeights
 
 
@@ -92,6 +93,7 @@ class Decoder:
         self.weights = weights
         shape = weights.shape
         size = (rows, shape.heads, window, shape.head_width)  # [R, H, S, D / H]
+        self._tile = weights.tile
         self._cache_dtype = cache_dtype(weights, device)
         self._own_attention = device == "cpu" and available()
         self._attention_dtype = torch.float32 if device == "cpu" else self._cache_dtype  # that of what comes of it
@@ -144,7 +146,7 @@ class Decoder:
             [W, K, card] float32.
         """
         shape = self.weights.shape
-        x = self._embed(tokens, segments)  # [N, D]
+        x = filled(self._embed(tokens, segments), self._tile)  # [N, D]; N counts the rows below, too, from here on
         layout = self._lay_out(segments, x.device)
         for index, layer in enumerate(self.weights.layers):
             x = x + layer.out_self(self._attend_self(index, layer.qkv(layer.norm_self(x)), layout))
@@ -205,7 +207,7 @@ class Decoder:
         shape = self.weights.shape
         split = qkv.to(self._cache_dtype).view(-1, 3, shape.heads, shape.head_width)  # [N, 3, H, D / H]
         wide = self._attention_dtype
-        attended = torch.empty(split.shape[0], shape.heads, shape.head_width, dtype=wide, device=split.device)
+        attended = torch.zeros(split.shape[0], shape.heads, shape.head_width, dtype=wide, device=split.device)
         if layout.singles is not None:
             write(split, self._keys[index], self._values[index], layout.singles)
             attend(split[:, 0], self._keys[index], self._values[index], layout.singles, attended)

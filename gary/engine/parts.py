@@ -58,7 +58,7 @@ def make_parts(model: MusicGen, device: str, config: EngineConfig) -> Parts:
     weights = take_weights(lm, precision)
     checkpoint = checkpoint_sha256(lm)
     text = TextConditioner(lm.condition_provider)
-    held_bytes = weights_bytes(model, precision)
+    held_bytes = weights_bytes(model, weights)
     model.lm = None  # type: ignore[assignment]  # its tensors are ours now, cast or packed
     rows = _rows(weights, window, device, config)
     decoder = Decoder(weights, rows, window, device)

@@ -42,6 +42,10 @@ class Norm:
     bias: torch.Tensor
     eps: float
 
+    @property
+    def held_bytes(self) -> int:
+        return self.weight.nbytes + self.bias.nbytes
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return torch.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
 
@@ -63,6 +67,16 @@ class LayerWeights:
     down: Linear  # [F] -> [D]
     activation: Callable[[torch.Tensor], torch.Tensor]
 
+    @property
+    def products(self) -> tuple[Linear, ...]:
+        return self.qkv, self.out_self, self.query_cross, self.out_cross, self.up, self.down
+
+    @property
+    def held_bytes(self) -> int:
+        norms = sum(norm.held_bytes for norm in (self.norm_self, self.norm_cross, self.norm_ff))
+        used_once = self.keys_cross.nbytes + self.values_cross.nbytes
+        return norms + used_once + sum(product.held_bytes for product in self.products)
+
 
 @dataclass(frozen=True)
 class DecoderWeights:
@@ -82,6 +96,16 @@ class DecoderWeights:
     layers: tuple[LayerWeights, ...]
     norm_out: Norm
     heads: Linear
+
+    @property
+    def tile(self) -> int:
+        """Rows that come in multiples of this are not filled up by each product anew."""
+        return max(product.tile for layer in self.layers for product in layer.products)
+
+    @property
+    def held_bytes(self) -> int:
+        layers = sum(layer.held_bytes for layer in self.layers)
+        return self.embeddings.nbytes + layers + self.norm_out.held_bytes + self.heads.held_bytes
 
 
 def take_weights(lm: LMModel, precision: Precision) -> DecoderWeights:

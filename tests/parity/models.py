@@ -40,7 +40,9 @@ def reshaped_model(
     dtype: str = "float32",
     **transformer: int,
 ) -> Any:
-    """The tiny MusicGen with a language model of another shape in it, its weights random."""
+    """The tiny MusicGen with a language model of another shape in it: random weights, fp16's numbers as in the files
+    that are published.
+    """
     model = tiny_model(device)  # first, since it settles where the hub is
 
     from audiocraft.models import builders
@@ -54,5 +56,13 @@ def reshaped_model(
         cfg.codebooks_pattern.delay.delays = list(delays)
     cfg.device, cfg.dtype = device, dtype
     torch.manual_seed(seed)
-    model.lm = builders.get_lm_model(cfg).eval()
+    model.lm = as_in_fp16(builders.get_lm_model(cfg).eval())
     return model
+
+
+def as_in_fp16(lm: Any) -> Any:
+    """Rounds a language model's weights to what a file in fp16 holds."""
+    with torch.no_grad():
+        for weight in lm.parameters():
+            weight.copy_(weight.half())
+    return lm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import Future
 from time import monotonic
 from typing import Any
 
@@ -391,6 +392,23 @@ async def test_an_error_of_the_device_fails_all_and_is_told() -> None:
     with pytest.raises(DeviceError):
         await events_of(engine, ask("late"))
     engine.close()
+
+
+async def test_its_steps_have_the_threads_that_the_config_says_and_all_else_one() -> None:
+    """Another team of OpenMP threads would outnumber the cores, and then they sleep between all regions."""
+    engine, here = await asyncio.to_thread(
+        lambda: (
+            BatchingEngine.start(TINY, EngineConfig.model_validate(FP32 | {"threads": 3})),
+            torch.get_num_threads(),
+        )
+    )
+    try:
+        asked = Future[int]()
+        engine._inbox.put(lambda: asked.set_result(torch.get_num_threads()))
+        codec = engine._codec_thread.submit(torch.get_num_threads)
+        assert (await asyncio.wrap_future(asked), await asyncio.wrap_future(codec), here) == (3, 1, 1)
+    finally:
+        await asyncio.to_thread(engine.close)
 
 
 async def test_close_aborts_and_ends_the_threads() -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from gary.engine import linear
-from gary.engine.linear import Precision, check_precision, make_linear
+from gary.engine.linear import Precision, check_precision, filled, make_linear
 from gary.errors import FatalError
 
 # Widths of the tiny checkpoint, the demo model, small and medium, and what lies between; [in, out].
@@ -48,17 +48,52 @@ def supported(precision: Precision) -> Precision:
     return precision
 
 
+def as_in_a_file(weight: torch.Tensor, dtype: str) -> torch.Tensor:
+    """A weight as a checkpoint's file has it: MusicGen's are in fp16."""
+    return weight.half().float() if dtype == "fp16" else weight
+
+
+@pytest.mark.parametrize("file", ["fp32", "fp16"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_row_is_the_same_in_any_company(shape: tuple[int, int], threads: int) -> None:
+def test_a_row_is_the_same_in_any_company(shape: tuple[int, int], file: str, threads: int) -> None:
     """However many rows there are, at whichever place, and however many threads share them out."""
     inputs, outputs = shape
-    product = make_linear(random(outputs, inputs) / inputs**0.5, "fp32")
+    product = make_linear(as_in_a_file(random(outputs, inputs) / inputs**0.5, file), "fp32")
     x = random(200, inputs)
     alone = torch.cat([product(row) for row in x.split(1)])
     chance = Random(inputs + threads)
     for rows in [*range(2, 33), *chance.sample(range(33, 200), 12), 200]:
         first = chance.randrange(200 - rows + 1)
         assert torch.equal(product(x[first : first + rows]), alone[first : first + rows]), f"{rows} rows"
+
+
+@pytest.mark.parametrize("file", ["fp32", "fp16"])
+def test_fp32_is_every_bit_of_the_weight(file: str) -> None:
+    """However it is held: fp16's numbers from the smallest to the largest, and those that fp16 does not have."""
+    weight = random(192, 64)
+    weight[0, :4] = torch.tensor([65504, -(2.0**-24), 2.0**-14, 0])
+    if file == "fp32":
+        weight[1, :3] = torch.tensor([1e9, -1e-9, 1 / 3])
+    weight = as_in_a_file(weight, file)
+    product = make_linear(weight, "fp32")
+    assert torch.equal(product(torch.eye(64)), weight.T)
+
+
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX2", reason="only CPUs with AVX2 alone hold halves")
+def test_what_fp16_says_exactly_takes_half_the_memory() -> None:
+    weight = as_in_a_file(random(192, 64), "fp16")
+    assert make_linear(weight, "fp32").held_bytes == weight.nbytes // 2
+    weight[5, 7] = 1 / 3
+    assert make_linear(weight, "fp32").held_bytes == weight.nbytes
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 12])
+def test_rows_that_were_filled_up_are_the_same_rows(rows: int) -> None:
+    product = make_linear(as_in_a_file(random(192, 64), "fp16"), "fp32")
+    x = random(rows, 64)
+    more = filled(x, product.tile)
+    assert more.shape[0] % product.tile == 0
+    assert torch.equal(product(more)[:rows], product(x))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
