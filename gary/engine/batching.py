@@ -59,12 +59,13 @@ _FIRST_AUDIO_S = 1.0  # of frames before the first stretch is decoded, and betwe
 class BatchingEngine:
     """Fulfils `gary.engine.request.Engine`; make one with `start`.
 
-    Its steps run on as many threads of torch's as are set where it is made.
+    Args:
+        threads: of torch's, for its steps on a CPU.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, threads: int) -> None:
         self._parts = parts
-        self._threads = torch.get_num_threads()
+        self._threads = threads
         self._keys = itertools.count()
         self._tickets: dict[str, Ticket] = {}
         self._by_key: dict[int, Take] = {}  # the decode thread's own
@@ -89,9 +90,8 @@ class BatchingEngine:
         with device_faults_translated():
             parts = gently(lambda: make_parts(load(checkpoint, device), device, config))
         give_back_freed()
-        compute_with(config.threads)
-        engine = cls(parts)
         compute_with(1)  # with a team of its own, this thread would put the decode thread's to sleep
+        engine = cls(parts, config.threads)
         try:
             asyncio.run(engine.warm_up())
         except GaryError:

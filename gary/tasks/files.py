@@ -100,7 +100,7 @@ class AudioFiles:
         with database_errors():
             stream = await self._bucket.open_download_stream(ObjectId(file.file_id))
             await stream.seek(start_byte)
-        return int(stream.length), _chunks(stream)
+        return int(stream.length), _chunks_of(stream)
 
     async def read(self, file: AudioFile) -> bytes:
         """All of it. Raises RecoverableError (`audio_gone`), DatabaseUnavailable."""
@@ -165,7 +165,7 @@ async def _parts(data: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield part
 
 
-async def _chunks(stream: AsyncGridOut) -> AsyncIterator[bytes]:
+async def _chunks_of(stream: AsyncGridOut) -> AsyncIterator[bytes]:
     with database_errors():
         try:
             while chunk := await stream.readchunk():

@@ -128,7 +128,7 @@ def _start(checkpoint: str, config: EngineConfig) -> Engine:
     use_hub(config.hub_cache_dir, config.hub_offline)
     device = pick_device(config)
     parts = make_parts(load(checkpoint, device), device, config)
-    engine = BatchingEngine(replace(parts, core=cast("Any", _FragileCore(parts.core, doors))))
+    engine = BatchingEngine(replace(parts, core=cast("Any", _FragileCore(parts.core, doors))), config.threads)
     asyncio.run(engine.warm_up())
     return _DooredEngine(engine, doors)
 

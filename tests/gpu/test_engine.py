@@ -101,7 +101,7 @@ def test_an_aborted_request_leaves_no_trace(parts: Parts) -> None:
 @pytest.fixture
 async def engine(device: str) -> AsyncIterator[BatchingEngine]:
     config = EngineConfig(device=device, slots=32, prefill_chunk=512)  # type: ignore[arg-type]
-    engine = BatchingEngine(make_parts(reshaped_model(device=device), device, config))
+    engine = BatchingEngine(make_parts(reshaped_model(device=device), device, config), config.threads)
     yield engine
     await asyncio.to_thread(engine.close)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Future
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from gary.config import EngineConfig
 from gary.engine.batching import BatchingEngine
 from gary.engine.card import unnamed_sha256
 from gary.engine.checkpoint import load
-from gary.engine.core import EngineCore
 from gary.engine.parts import make_parts
 from gary.engine.reference import ReferenceEngine
 from gary.engine.request import (
@@ -25,27 +23,16 @@ from gary.engine.request import (
     Began,
     CodePrompt,
     Engine,
-    GenerationEvent,
     GenerationParams,
     GenerationRequest,
     Progress,
     TakeCodes,
 )
-from gary.errors import Aborted, DeviceError, InvalidInput, ServerError
+from gary.errors import InvalidInput
+from tests.parity.asking import FP32, TINY, answer, ask, events_of, noise, samples_of, take_of
 from tests.parity.models import MODELS, reshaped_model, stereo_model, tiny_model
 
-TINY = str(MODELS / "gary-tiny")
 GREEDY = GenerationParams(use_sampling=False)
-ENDLESS_S = 1200.0
-FP32 = {"device": "cpu", "threads": 1, "hub_cache_dir": MODELS, "hub_offline": True, "precision": "fp32"}
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[BatchingEngine]:
-    tiny_model()
-    engine = BatchingEngine.start(TINY, EngineConfig.model_validate(FP32))
-    yield engine
-    engine.close()
 
 
 @pytest.fixture(scope="module")
@@ -54,49 +41,6 @@ def reference() -> Iterator[ReferenceEngine]:
     engine = ReferenceEngine.start(TINY, EngineConfig.model_validate(FP32))
     yield engine
     engine.close()
-
-
-def noise(duration_s: float, rate_hz: int = 32_000, channels: int = 1, seed: int = 1) -> Clip:
-    """A prompt as Ray hands it over: read-only."""
-    random = np.random.default_rng(seed)
-    samples = random.uniform(-0.5, 0.5, (channels, round(duration_s * rate_hz))).astype(np.float32)
-    samples.flags.writeable = False
-    return Clip(samples, rate_hz)
-
-
-def ask(name: str, duration_s: float = 2.0, seed: int = 7, **fields: Any) -> GenerationRequest:
-    return GenerationRequest(id=name, duration_s=duration_s, seed=seed, **fields)
-
-
-Prompt = Clip | CodePrompt | None
-
-
-async def events_of(engine: Engine, request: GenerationRequest, prompt: Prompt = None) -> list[GenerationEvent]:
-    return [event async for event in engine.generate(request, prompt)]
-
-
-async def samples_of(engine: Engine, request: GenerationRequest, prompt: Prompt = None) -> Any:
-    """[C, N] of a request of one take."""
-    return (await take_of(engine, request, prompt))[0]
-
-
-async def take_of(engine: Engine, request: GenerationRequest, prompt: Prompt = None) -> tuple[Any, Any]:
-    """[C, N] and [K, T] of a request of one take."""
-    return answer(await events_of(engine, request, prompt), 0)
-
-
-def answer(events: list[GenerationEvent], take: int) -> tuple[Any, Any]:
-    """[C, N] and [K, T] of a take: its stretches, which must follow each other without gap, and then its codes."""
-    told = [event for event in events if isinstance(event, AudioStretch | TakeCodes) and event.take == take]
-    *stretches, codes = told
-    assert isinstance(codes, TakeCodes)
-    at, pieces = 0, []
-    for stretch in stretches:
-        assert isinstance(stretch, AudioStretch)
-        assert stretch.start_sample == at
-        at += stretch.clip.length_samples
-        pieces.append(stretch.clip.samples)
-    return np.concatenate(pieces, axis=1), codes.codes
 
 
 CASES = {
@@ -141,33 +85,6 @@ async def test_audio_comes_while_it_is_made(engine: BatchingEngine) -> None:
     assert progress == sorted(progress)
     assert progress[-1] == 18 * 50
     assert len(progress) <= 110
-
-
-async def test_abort_frees_the_slot_at_once(engine: BatchingEngine) -> None:
-    """Running or waiting; whoever comes next is served, and the other goes on undisturbed."""
-    other = asyncio.create_task(samples_of(engine, ask("other", 6.0)))
-    events = engine.generate(ask("victim", ENDLESS_S), None)
-    async for event in events:
-        if isinstance(event, Progress) and event.frames_done:
-            break
-    assert engine.abort("victim")
-    with pytest.raises(Aborted):
-        async for _ in events:
-            pass
-    assert not engine.abort("victim")
-    made = await other
-    np.testing.assert_array_equal(made, await samples_of(engine, ask("again", 6.0)))
-
-
-async def test_who_stops_listening_aborts(engine: BatchingEngine) -> None:
-    """Closing the iterator is enough: the engine has nothing left to do."""
-    events = engine.generate(ask("leaver", ENDLESS_S), None)
-    await anext(events)
-    await events.aclose()
-    began_s = monotonic()
-    await samples_of(engine, ask("next", 1.0))
-    assert monotonic() - began_s < 30
-    assert not engine.abort("leaver")
 
 
 @pytest.mark.parametrize(
@@ -279,25 +196,6 @@ async def test_codes_that_are_none_are_refused(engine: BatchingEngine, codes: An
     assert caught.value.code == "invalid_input"
 
 
-@pytest.mark.parametrize("how", ["abort", "close"])
-async def test_giving_up_drops_all_takes(engine: BatchingEngine, how: str) -> None:
-    """Those that run and those that wait for a slot: all slots are free for whoever comes next."""
-    events = engine.generate(ask("many", ENDLESS_S, takes=engine_slots(engine._parts.core) + 3), noise(3.0))
-    async for event in events:
-        if isinstance(event, AudioStretch) and event.take == 5:
-            break
-    if how == "abort":
-        assert engine.abort("many")
-        with pytest.raises(Aborted):
-            async for _ in events:
-                pass
-    await events.aclose()
-    await samples_of(engine, ask("next", 1.0))
-    scheduler = engine._parts.core._scheduler
-    assert (scheduler.running, scheduler.waiting) == (0, 0)
-    assert not engine.abort("many")
-
-
 async def test_a_model_and_its_codec_are_known_by_their_weights(engine: BatchingEngine, reference: Engine) -> None:
     """Either engine tells the same digests; a codec's is its own, whichever checkpoint and library it comes by."""
     ours, theirs = engine.card, reference.card
@@ -325,75 +223,6 @@ def test_a_digest_is_of_the_values_alone() -> None:
     assert unnamed_sha256(tensors) != digest
 
 
-class SeatRefused(Exception):
-    pass
-
-
-class PickyCore(EngineCore):
-    """Cannot seat a request of seed 13, as if something in it were broken."""
-
-    def _seat(self, slot: int) -> None:
-        if self._jobs[self._key(slot)].request.seed == 13:
-            raise SeatRefused("unlucky")
-        super()._seat(slot)
-
-
-async def test_an_error_in_one_request_never_touches_its_neighbours(engine: BatchingEngine) -> None:
-    """It fails alone, as our fault; the others make what they make alone, and the engine goes on."""
-    alone = await samples_of(engine, ask("alone", seed=3))
-    core = engine._parts.core
-    core.__class__ = PickyCore
-    try:
-        asks = [ask("first", seed=3), ask("unlucky", seed=13), ask("second", seed=3)]
-        results: list[Any] = await asyncio.gather(*(samples_of(engine, each) for each in asks), return_exceptions=True)
-    finally:
-        core.__class__ = EngineCore
-    first, unlucky, second = results
-    assert isinstance(unlucky, ServerError)
-    assert not isinstance(unlucky, DeviceError)
-    assert "unlucky" in unlucky.message
-    assert np.array_equal(first, alone)
-    assert np.array_equal(second, alone)
-    engine.check_health()
-    assert core._scheduler.free_slots == engine_slots(core)
-
-
-async def test_an_error_of_one_take_ends_them_all(engine: BatchingEngine) -> None:
-    """The request fails as a whole, and leaves nothing behind."""
-    core = engine._parts.core
-    core.__class__ = PickyCore
-    try:
-        with pytest.raises(ServerError, match="unlucky"):
-            await events_of(engine, ask("takes", ENDLESS_S, seed=12, takes=4))
-        await samples_of(engine, ask("next", 1.0))
-    finally:
-        core.__class__ = EngineCore
-    assert (core._scheduler.running, core._scheduler.waiting) == (0, 0)
-
-
-def engine_slots(core: EngineCore) -> int:
-    return core._scheduler._table.slots
-
-
-async def test_an_error_of_the_device_fails_all_and_is_told() -> None:
-    """Everybody under way hears of it, the engine is unhealthy from then on, and takes nobody."""
-    engine = await asyncio.to_thread(BatchingEngine.start, TINY, EngineConfig.model_validate(FP32))
-
-    class BrokenCore(EngineCore):
-        def step(self) -> list[Any]:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    core = engine._parts.core
-    core.__class__ = BrokenCore
-    results = await asyncio.gather(*(events_of(engine, ask(f"v{i}", 5.0)) for i in range(3)), return_exceptions=True)
-    assert all(isinstance(result, DeviceError) for result in results), results
-    with pytest.raises(DeviceError):
-        engine.check_health()
-    with pytest.raises(DeviceError):
-        await events_of(engine, ask("late"))
-    engine.close()
-
-
 async def test_its_steps_have_the_threads_that_the_config_says_and_all_else_one() -> None:
     """Another team of OpenMP threads would outnumber the cores, and then they sleep between all regions."""
     engine, here = await asyncio.to_thread(
@@ -409,13 +238,3 @@ async def test_its_steps_have_the_threads_that_the_config_says_and_all_else_one(
         assert (await asyncio.wrap_future(asked), await asyncio.wrap_future(codec), here) == (3, 1, 1)
     finally:
         await asyncio.to_thread(engine.close)
-
-
-async def test_close_aborts_and_ends_the_threads() -> None:
-    engine = await asyncio.to_thread(BatchingEngine.start, TINY, EngineConfig.model_validate(FP32))
-    running = asyncio.create_task(events_of(engine, ask("long", ENDLESS_S)))
-    await asyncio.sleep(0)
-    await asyncio.to_thread(engine.close)
-    with pytest.raises(Aborted):
-        await running
-    assert not engine._decode_thread.is_alive()

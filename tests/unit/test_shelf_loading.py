@@ -84,7 +84,7 @@ async def test_a_load_does_not_stall_those_who_decode() -> None:
             return BatchingEngine.start(checkpoint, CONFIG)
         parts = make_parts(load(checkpoint, "cpu"), "cpu", CONFIG)
         cores.append(ClockedCore(parts.core))
-        engine = BatchingEngine(replace(parts, core=cast("Any", cores[0])))
+        engine = BatchingEngine(replace(parts, core=cast("Any", cores[0])), CONFIG.threads)
         asyncio.run(engine.warm_up())
         return engine
 
@@ -111,7 +111,7 @@ async def test_a_closed_engine_leaves_nothing() -> None:
         assert all(cache() is None for cache in held)
         parts = make_parts(load(checkpoint, "cpu"), "cpu", CONFIG)
         held.extend(weakref.ref(tensor) for pair in parts.decoder.cache for tensor in pair)
-        return BatchingEngine(parts)
+        return BatchingEngine(parts, CONFIG.threads)
 
     shelf = EngineShelf(start, 0)
     try:
